@@ -1,0 +1,109 @@
+import { sql, type SQL } from 'drizzle-orm';
+import { drizzle, type NodePgDatabase } from 'drizzle-orm/node-postgres';
+import pg from 'pg';
+
+import { mirrorTables, type MirrorTables } from './schema.ts';
+
+import type { Instant } from '../observation.ts';
+
+/** Anything a statement can be sent through: the pool, or one transaction. */
+export type Executor = Pick<NodePgDatabase, 'execute'>;
+
+/** The mirror: a pool of connections and the tables in their schema. */
+export interface Mirror {
+  readonly pool: pg.Pool;
+  readonly db: NodePgDatabase;
+  readonly t: MirrorTables;
+  /** The Postgres schema everything lives in (`MIRROR_SCHEMA`). */
+  readonly schema: string;
+}
+
+export interface MirrorOptions {
+  readonly databaseUrl: string;
+  readonly schema: string;
+  /** Most connections this process opens for the mirror (the queue has its own). */
+  readonly maxConnections: number;
+  /** Told of connections that died while idle; without a listener they would end the process. */
+  readonly onError: (error: Error) => void;
+}
+
+/** Opens a pool; connects lazily. Whoever opens it closes it with `mirror.pool.end()`. */
+export function openMirror(options: MirrorOptions): Mirror {
+  const pool = new pg.Pool({
+    connectionString: options.databaseUrl,
+    max: options.maxConnections,
+    application_name: 'rollcall',
+    // A database that does not answer at all must not hold a webhook open for ever.
+    connectionTimeoutMillis: 5_000,
+    statement_timeout: 60_000,
+  });
+  pool.on('error', options.onError);
+  return { pool, db: drizzle(pool), t: mirrorTables(options.schema), schema: options.schema };
+}
+
+/** Rows of one statement. The shape is the caller's promise about its own SQL. */
+export async function rows<Row>(executor: Executor, query: SQL): Promise<Row[]> {
+  const result = await executor.execute(query);
+  return result.rows as Row[];
+}
+
+/** One bound parameter, whatever the number of texts. */
+export function textArray(texts: readonly string[]): SQL {
+  return sql`${sql.param(texts)}::text[]`;
+}
+
+/** Postgres says: nothing is wrong with the work, two transactions met. 40P01 deadlock, 40001 serialization. */
+const CLASHES = new Set(['40P01', '40001']);
+
+/**
+ * Runs `work` in one transaction; a throw rolls all of it back. Run again (twice at most) where two
+ * transactions clashed. Never hold one across a request to Descope.
+ */
+export async function transaction<T>(
+  mirror: Pick<Mirror, 'db'>,
+  work: (tx: Executor) => Promise<T>,
+): Promise<T> {
+  for (let attempt = 1; ; attempt++) {
+    try {
+      return await mirror.db.transaction(work);
+    } catch (error) {
+      if (attempt === 3 || !CLASHES.has(postgresCode(error) ?? '')) throw error;
+    }
+  }
+}
+
+/** The SQLSTATE of a failed statement, found through drizzle's wrapping; undefined for anything else. */
+export function postgresCode(error: unknown): string | undefined {
+  for (let cause = error; cause instanceof Error; cause = cause.cause) {
+    if ('code' in cause && typeof cause.code === 'string') return cause.code;
+  }
+  return undefined;
+}
+
+/** A `timestamptz` as the fixed-width text that all our instants have; such texts compare as instants do. */
+export function asInstant(timestamp: SQL): SQL {
+  return sql`to_char(${timestamp} at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')`;
+}
+
+/** Now, by the one clock that all replicas share. */
+export async function databaseNow(mirror: Pick<Mirror, 'db'>): Promise<Instant> {
+  const [row] = await rows<{ now: Instant }>(
+    mirror.db,
+    sql`select ${asInstant(sql`clock_timestamp()`)} as now`,
+  );
+  if (!row) throw new Error('the database did not tell the time');
+  return row.now;
+}
+
+/** The id this mirror gave itself when it was first used: tells it from others that share a Redis. */
+export async function readMirrorId({ db, t }: Pick<Mirror, 'db' | 't'>): Promise<string> {
+  await db.execute(sql`
+    insert into ${t.learnt} (name, value) values ('mirrorId', to_jsonb(gen_random_uuid()::text))
+    on conflict (name) do nothing`);
+  const [row] = await rows<{ id: string }>(
+    db,
+    sql`select value #>> '{}' as id from ${t.learnt} where name = 'mirrorId'`,
+  );
+  if (!row) throw new Error('the mirror has no id');
+  return row.id;
+}

@@ -1,0 +1,123 @@
+import { join } from 'node:path';
+
+import { readMigrationFiles } from 'drizzle-orm/migrator';
+import pg from 'pg';
+
+export interface MigrateOptions {
+  readonly databaseUrl: string;
+  /** The Postgres schema everything lives in (`MIRROR_SCHEMA`). */
+  readonly schema: string;
+}
+
+/** The migrations beside this file, in `src` as well as in `dist` (the build copies them there). */
+const FOLDER = join(import.meta.dirname, 'migrations');
+
+/** How long DDL waits for readers of a table: queueing behind a long one would block every new reader. */
+const LOCK_TIMEOUT_MS = 30_000;
+
+/**
+ * Brings the schema up to this version, in one transaction, and tells how many migrations that took.
+ * Any number of processes may do so at once: the first works, the others wait and find nothing to do.
+ * The schema is created only where it is missing, and nothing at all is written where nothing is: an
+ * owner of the schema without CREATE on the database will do, and once migrated a role without DDL rights.
+ * @throws when a migration fails, or when the database was migrated by a newer version than this one
+ */
+export async function migrateMirror(options: MigrateOptions): Promise<{ applied: number }> {
+  const client = new pg.Client({
+    connectionString: options.databaseUrl,
+    application_name: 'rollcall migrate',
+    connectionTimeoutMillis: 10_000,
+  });
+  // A connection that dies while idle would otherwise end the process; the next query reports it.
+  client.on('error', () => undefined);
+  await client.connect();
+  try {
+    await client.query('begin');
+    const applied = await applyMissing(client, options.schema);
+    await client.query('commit');
+    return { applied };
+  } finally {
+    // Ending the connection rolls back whatever did not reach its commit.
+    await client.end();
+  }
+}
+
+async function applyMissing(client: pg.Client, schema: string): Promise<number> {
+  // Held to the end of the transaction. Waited for without a limit: a peer's migration may take long.
+  await client.query('select pg_advisory_xact_lock(hashtextextended($1, 0))', [
+    `rollcall migrate ${schema}`,
+  ]);
+  await client.query(`set local lock_timeout = ${LOCK_TIMEOUT_MS}`);
+  await createLedger(client, schema);
+  const done = await listApplied(client, schema);
+  const known = readMigrationFiles({ migrationsFolder: FOLDER });
+  const knownIds = new Set(known.map((migration) => migration.folderMillis));
+  if ([...done].some((id) => !knownIds.has(id))) {
+    throw new Error(
+      `schema "${schema}" is newer than this version of rollcall: ` +
+        'it holds migrations that this version does not know. Run the newer version.',
+    );
+  }
+  const missing = known.filter((migration) => !done.has(migration.folderMillis));
+  for (const migration of missing) {
+    for (const statement of migration.sql) {
+      const sql = toSchema(statement, schema);
+      if (sql !== '') await client.query(sql);
+    }
+    await client.query(
+      `insert into ${ledgerOf(schema)} (migration_id, content_hash) values ($1, $2)`,
+      [migration.folderMillis, migration.hash],
+    );
+  }
+  return missing.length;
+}
+
+/**
+ * Creates schema and ledger where they are missing. Looked up first: `if not exists` asks for the
+ * right to create even where there is nothing to create.
+ */
+async function createLedger(client: pg.Client, schema: string): Promise<void> {
+  const found = await client.query<{ schema: boolean; ledger: boolean }>(
+    `select exists (select from pg_namespace where nspname = $1) as schema,
+            to_regclass($2) is not null as ledger`,
+    [schema, ledgerOf(schema)],
+  );
+  if (found.rows[0]?.schema !== true) {
+    await client.query(`create schema ${pg.escapeIdentifier(schema)}`);
+  }
+  if (found.rows[0]?.ledger !== true) {
+    await client.query(
+      `create table ${ledgerOf(schema)} (
+         migration_id bigint primary key,
+         content_hash text not null,
+         applied_at timestamptz not null default clock_timestamp()
+       )`,
+    );
+  }
+}
+
+async function listApplied(client: pg.Client, schema: string): Promise<Set<number>> {
+  const result = await client.query<{ migration_id: string }>(
+    `select migration_id from ${ledgerOf(schema)}`,
+  );
+  return new Set(result.rows.map((row) => Number(row.migration_id)));
+}
+
+function ledgerOf(schema: string): string {
+  return `${pg.escapeIdentifier(schema)}.migrations`;
+}
+
+/**
+ * Rewrites a migration, written for the schema `descope`, to the configured one. The rule for SQL
+ * written by hand: name the schema either quoted, `"descope"`, or unquoted in front of a dot,
+ * `descope.users`; any other use of the word is left alone (so `api.descope.com` stays).
+ * Creating the schema is left out: that happened already, where it was missing.
+ */
+export function toSchema(statement: string, schema: string): string {
+  const sql = statement.trim();
+  if (/^create schema (if not exists )?"descope";?$/i.test(sql)) return '';
+  const name = pg.escapeIdentifier(schema);
+  return sql
+    .replaceAll('"descope"', () => name)
+    .replaceAll(/(?<![\w.@/"-])descope\.(?=["a-z_])/g, () => `${name}.`);
+}

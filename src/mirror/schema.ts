@@ -1,0 +1,311 @@
+import { isNull, sql } from 'drizzle-orm';
+import {
+  bigint,
+  boolean,
+  customType,
+  index,
+  integer,
+  jsonb,
+  pgSchema,
+  primaryKey,
+  text,
+  timestamp,
+} from 'drizzle-orm/pg-core';
+
+/** Microseconds, always with a zone, handed over as text: a JavaScript Date would round instants. */
+const instant = (name: string) => timestamp(name, { withTimezone: true, mode: 'string' });
+
+/** A transaction's 64-bit id: tells a reader of the feed which rows may still be joined by late ones. */
+const xid8 = customType<{ data: string }>({ dataType: () => 'xid8' });
+
+const textArray = (name: string) =>
+  text(name)
+    .array()
+    .notNull()
+    .default(sql`'{}'::text[]`);
+
+/** The tables and views in one Postgres schema: one schema a Descope project. */
+export function mirrorTables(schemaName: string) {
+  const schema = pgSchema(schemaName);
+
+  /** Every user of the directory, and a tombstone for each that is gone. */
+  const users = schema.table(
+    'users',
+    {
+      userId: text('user_id').primaryKey(),
+      loginIds: textArray('login_ids'),
+      externalIds: textArray('external_ids'),
+      email: text('email'),
+      phone: text('phone'),
+      name: text('name'),
+      givenName: text('given_name'),
+      middleName: text('middle_name'),
+      familyName: text('family_name'),
+      picture: text('picture'),
+      status: text('status'),
+      verifiedEmail: boolean('verified_email'),
+      verifiedPhone: boolean('verified_phone'),
+      test: boolean('test').notNull().default(false),
+      roleNames: textArray('role_names'),
+      permissions: textArray('permissions'),
+      ssoAppIds: textArray('sso_app_ids'),
+      customAttributes: jsonb('custom_attributes')
+        .notNull()
+        .default(sql`'{}'::jsonb`),
+      createdTime: instant('created_time'),
+      modifiedTime: instant('modified_time'),
+      raw: jsonb('raw')
+        .notNull()
+        .default(sql`'{}'::jsonb`),
+      contentHash: text('content_hash').notNull().default(''),
+      observedAt: instant('observed_at').notNull(),
+      changedAt: instant('changed_at').notNull(),
+      deletedAt: instant('deleted_at'),
+      witness: text('witness').notNull(),
+    },
+    (t) => [
+      index('users_created_time').on(t.createdTime, t.userId),
+      index('users_email').on(t.email),
+      index('users_login_ids').using('gin', t.loginIds),
+      index('users_deleted_at')
+        .on(t.deletedAt)
+        .where(sql`deleted_at is not null`),
+    ],
+  );
+
+  /** Which tenants a live user belongs to. */
+  const userTenants = schema.table(
+    'user_tenants',
+    {
+      userId: text('user_id').notNull(),
+      tenantId: text('tenant_id').notNull(),
+      tenantName: text('tenant_name'),
+      roleNames: textArray('role_names'),
+      permissions: textArray('permissions'),
+    },
+    (t) => [
+      primaryKey({ columns: [t.userId, t.tenantId] }),
+      index('user_tenants_tenant').on(t.tenantId),
+    ],
+  );
+
+  /** The ordered feed: one row a change, written in the transaction of the change. */
+  const userChanges = schema.table(
+    'user_changes',
+    {
+      seq: bigint('seq', { mode: 'number' }).primaryKey().generatedAlwaysAsIdentity(),
+      userId: text('user_id').notNull(),
+      kind: text('kind').notNull(),
+      changed: textArray('changed'),
+      observedAt: instant('observed_at').notNull(),
+      witness: text('witness').notNull(),
+      writtenAt: instant('written_at')
+        .notNull()
+        .default(sql`clock_timestamp()`),
+      transactionId: xid8('transaction_id')
+        .notNull()
+        .default(sql`pg_current_xact_id()`),
+    },
+    (t) => [
+      index('user_changes_order').on(t.transactionId, t.seq),
+      index('user_changes_user').on(t.userId, t.seq),
+    ],
+  );
+
+  /** The inbox: every event, by content key, committed before anything else happens. */
+  const events = schema.table(
+    'events',
+    {
+      eventId: text('event_id').primaryKey(),
+      seq: bigint('seq', { mode: 'number' }).notNull().generatedAlwaysAsIdentity(),
+      action: text('action').notNull(),
+      occurredAt: instant('occurred_at').notNull(),
+      userIds: textArray('user_ids'),
+      loginIds: textArray('login_ids'),
+      actorId: text('actor_id'),
+      tenantIds: textArray('tenant_ids'),
+      payload: jsonb('payload').notNull(),
+      receivedAt: instant('received_at')
+        .notNull()
+        .default(sql`clock_timestamp()`),
+      webhookAt: instant('webhook_at'),
+      auditAt: instant('audit_at'),
+      archiveAt: instant('archive_at'),
+      /** pending → applied | parked; `archived` is kept but never acted on. */
+      state: text('state').notNull().default('pending'),
+      attempts: integer('attempts').notNull().default(0),
+      /** How often the answer did not yet show what the event reports. */
+      looks: integer('looks').notNull().default(0),
+      dueAt: instant('due_at')
+        .notNull()
+        .default(sql`clock_timestamp()`),
+      appliedAt: instant('applied_at'),
+      outcome: text('outcome'),
+      error: text('error'),
+    },
+    (t) => [
+      index('events_due')
+        .on(t.dueAt)
+        .where(sql`state = 'pending'`),
+      index('events_parked')
+        .on(t.seq)
+        .where(sql`state = 'parked'`),
+      index('events_received').on(t.receivedAt),
+      index('events_user_ids').using('gin', t.userIds),
+    ],
+  );
+
+  /** Per pull: the instant (of Descope's clock) up to which it is proven complete. */
+  const watermarks = schema.table('watermarks', {
+    pull: text('pull').primaryKey(),
+    completeTo: instant('complete_to'),
+    busyUntil: instant('busy_until'),
+    updatedAt: instant('updated_at')
+      .notNull()
+      .default(sql`clock_timestamp()`),
+  });
+
+  /** One row a run of a pull: what it was asked, how it ended. */
+  const syncRuns = schema.table(
+    'sync_runs',
+    {
+      runId: bigint('run_id', { mode: 'number' }).primaryKey().generatedAlwaysAsIdentity(),
+      pull: text('pull').notNull(),
+      reason: text('reason').notNull(),
+      startedAt: instant('started_at')
+        .notNull()
+        .default(sql`clock_timestamp()`),
+      finishedAt: instant('finished_at'),
+      /** complete | partial | blocked; null while it runs. */
+      outcome: text('outcome'),
+      total: bigint('total', { mode: 'number' }),
+      /** The instant (of Descope's clock) the run was planned at. */
+      coversTo: instant('covers_to'),
+      rowsRead: bigint('rows_read', { mode: 'number' }).notNull().default(0),
+      requests: integer('requests').notNull().default(0),
+      created: bigint('created', { mode: 'number' }).notNull().default(0),
+      updated: bigint('updated', { mode: 'number' }).notNull().default(0),
+      deleted: bigint('deleted', { mode: 'number' }).notNull().default(0),
+      error: text('error'),
+    },
+    (t) => [index('sync_runs_pull').on(t.pull, t.runId)],
+  );
+
+  /** The ledger of windows: closed ranges of Descope's time, proven complete or a visible gap. */
+  const syncWindows = schema.table(
+    'sync_windows',
+    {
+      windowId: bigint('window_id', { mode: 'number' }).primaryKey().generatedAlwaysAsIdentity(),
+      runId: bigint('run_id', { mode: 'number' }).notNull(),
+      pull: text('pull').notNull(),
+      fromTime: instant('from_time').notNull(),
+      /** Null: open towards now, for the youngest window of a sweep. */
+      toTime: instant('to_time'),
+      /** Everything before this instant of the window has been read and written. */
+      cursorTime: instant('cursor_time'),
+      /** open | proven | gap */
+      state: text('state').notNull().default('open'),
+      rowsRead: bigint('rows_read', { mode: 'number' }).notNull().default(0),
+      total: bigint('total', { mode: 'number' }),
+      requests: integer('requests').notNull().default(0),
+      /** How often it was opened again because the directory counted more users. */
+      rereads: integer('rereads').notNull().default(0),
+      updatedAt: instant('updated_at')
+        .notNull()
+        .default(sql`clock_timestamp()`),
+      provenAt: instant('proven_at'),
+      error: text('error'),
+    },
+    (t) => [
+      index('sync_windows_run').on(t.runId, t.windowId),
+      index('sync_windows_open')
+        .on(t.pull, t.fromTime)
+        .where(sql`state <> 'proven'`),
+    ],
+  );
+
+  /** Suspected and decided deletions, with their evidence. */
+  const deletions = schema.table(
+    'deletions',
+    {
+      deletionId: bigint('deletion_id', { mode: 'number' })
+        .primaryKey()
+        .generatedAlwaysAsIdentity(),
+      userId: text('user_id').notNull(),
+      /** suspected → verified → tombstoned | held → tombstoned | rejected; `present` where the load found it. */
+      state: text('state').notNull(),
+      witness: text('witness').notNull(),
+      runId: bigint('run_id', { mode: 'number' }),
+      eventId: text('event_id'),
+      nominatedAt: instant('nominated_at')
+        .notNull()
+        .default(sql`clock_timestamp()`),
+      verifiedAt: instant('verified_at'),
+      decidedAt: instant('decided_at'),
+      evidence: text('evidence'),
+    },
+    (t) => [
+      index('deletions_state').on(t.state, t.deletionId),
+      index('deletions_user').on(t.userId),
+      index('deletions_decided').on(t.decidedAt),
+    ],
+  );
+
+  /** Requests granted so far, for all processes together. */
+  const budgets = schema.table('budgets', {
+    name: text('name').primaryKey(),
+    /** When the next request may leave. */
+    nextAt: instant('next_at').notNull(),
+    /** Nothing leaves before this: the silence after a 429. */
+    silentUntil: instant('silent_until'),
+    granted: bigint('granted', { mode: 'number' }).notNull().default(0),
+    throttled: bigint('throttled', { mode: 'number' }).notNull().default(0),
+  });
+
+  /** What we learnt about this Descope project (time unit, page size…). */
+  const learnt = schema.table('learnt', {
+    name: text('name').primaryKey(),
+    value: jsonb('value').notNull(),
+    learntAt: instant('learnt_at')
+      .notNull()
+      .default(sql`clock_timestamp()`),
+  });
+
+  /** What applications read: users without tombstones. */
+  const liveUsers = schema
+    .view('live_users')
+    .as((query) => query.select().from(users).where(isNull(users.deletedAt)));
+
+  return {
+    schema,
+    users,
+    userTenants,
+    userChanges,
+    events,
+    watermarks,
+    syncRuns,
+    syncWindows,
+    deletions,
+    budgets,
+    learnt,
+    liveUsers,
+  };
+}
+
+export type MirrorTables = ReturnType<typeof mirrorTables>;
+
+// drizzle-kit reads a module's exported tables; this is the schema the migrations are written for.
+export const {
+  schema: descopeSchema,
+  users,
+  userTenants,
+  userChanges,
+  events,
+  watermarks,
+  syncRuns,
+  syncWindows,
+  deletions,
+  budgets,
+  learnt,
+  liveUsers,
+} = mirrorTables('descope');

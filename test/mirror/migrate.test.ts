@@ -1,0 +1,129 @@
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+
+import { migrateMirror, toSchema } from '../../src/mirror/migrate.ts';
+import { createEmptyDatabase, type TestDatabase } from '../support/database.ts';
+
+let database: TestDatabase;
+
+beforeEach(async () => {
+  database = await createEmptyDatabase();
+});
+
+afterEach(() => database.drop());
+
+const migrate = (schema = 'descope') => migrateMirror({ databaseUrl: database.url, schema });
+
+async function query<Row>(sql: string): Promise<Row[]> {
+  const result = await database.mirror.pool.query(sql);
+  return result.rows as Row[];
+}
+
+const relationsOf = (schema: string) =>
+  query<{ relname: string; relkind: string }>(
+    `select relname, relkind from pg_class where relnamespace = to_regnamespace('${schema}') order by relname`,
+  );
+
+describe('migrateMirror', () => {
+  test('runs as an owner who is no superuser, and a second run finds nothing to do', async () => {
+    expect(await query('select rolsuper from pg_roles where rolname = current_user')).toEqual([
+      { rolsuper: false },
+    ]);
+
+    const first = await migrate();
+    const second = await migrate();
+
+    expect(first.applied).toBeGreaterThan(0);
+    expect(second.applied).toBe(0);
+    expect((await relationsOf('descope')).map((relation) => relation.relname)).toEqual(
+      expect.arrayContaining(['events', 'live_users', 'migrations', 'user_tenants', 'users']),
+    );
+  });
+
+  test('five processes at once migrate once', async () => {
+    const results = await Promise.all(Array.from({ length: 5 }, () => migrate()));
+
+    const counts = results.map((result) => result.applied).sort((a, b) => a - b);
+    expect(counts.slice(0, 4)).toEqual([0, 0, 0, 0]);
+    expect(counts[4]).toBeGreaterThan(0);
+    const [ledger] = await query<{ count: string }>('select count(*) from descope.migrations');
+    expect(Number(ledger?.count)).toBe(counts[4]);
+  });
+
+  test('two projects live in two schemas of one database, with nothing in common', async () => {
+    await migrate('descope');
+    await migrate('second_project');
+
+    expect(await relationsOf('second_project')).toEqual(await relationsOf('descope'));
+    await query(
+      `insert into second_project.users (user_id, observed_at, changed_at, witness)
+       values ('U1', now(), now(), 'sweep')`,
+    );
+    expect(await query('select user_id from second_project.live_users')).toEqual([
+      { user_id: 'U1' },
+    ]);
+    expect(await query('select user_id from descope.live_users')).toEqual([]);
+  });
+
+  test('a schema named other than descope leaves no trace of that name', async () => {
+    await migrate('mirror_of_users');
+
+    expect(await query("select to_regnamespace('descope') as found")).toEqual([{ found: null }]);
+    expect(
+      await query(
+        `select viewname from pg_views where schemaname = 'mirror_of_users' and definition like '%descope.%'`,
+      ),
+    ).toEqual([]);
+  });
+
+  test('where the schema exists, no right to create schemas is needed', async () => {
+    await query('create schema descope');
+    await query(
+      `do $$ begin execute format('revoke create on database %I from current_user, public', current_database()); end $$`,
+    );
+
+    expect((await migrate()).applied).toBeGreaterThan(0);
+    await expect(migrate('another')).rejects.toThrow(/permission denied/);
+  });
+
+  test('once migrated, a role without the right to create tables can start', async () => {
+    await migrate();
+    await query('revoke create on schema descope from current_user');
+
+    expect(await migrate()).toEqual({ applied: 0 });
+  });
+
+  test('a failing migration throws and leaves nothing behind', async () => {
+    await query('create schema descope');
+    await query('create table descope.watermarks (mine int)');
+
+    await expect(migrate()).rejects.toThrow(/watermarks/);
+
+    expect((await relationsOf('descope')).map((relation) => relation.relname)).toEqual([
+      'watermarks',
+    ]);
+  });
+
+  test('refuses a schema that a newer version has migrated', async () => {
+    await migrate();
+    await query(
+      `insert into descope.migrations (migration_id, content_hash) values (9999999999999, 'later')`,
+    );
+
+    await expect(migrate()).rejects.toThrow(/newer than this version/);
+  });
+});
+
+describe('toSchema', () => {
+  test.each([
+    ['CREATE SCHEMA "descope";', ''],
+    ['create schema if not exists "descope"', ''],
+    ['CREATE TABLE "descope"."users" (a int);', 'CREATE TABLE "app"."users" (a int);'],
+    ['select * from descope.users', 'select * from "app".users'],
+    ["select 'descope.users'::regclass", `select '"app".users'::regclass`],
+    ['set search_path = "descope", pg_temp', 'set search_path = "app", pg_temp'],
+    ["select 'api.descope.com'", "select 'api.descope.com'"],
+    ["comment on table x is 'what descope told'", "comment on table x is 'what descope told'"],
+  ])('%s', (statement, expected) => {
+    expect(toSchema(statement, 'app')).toBe(expected);
+  });
+});
