@@ -1,0 +1,47 @@
+import { setMaxListeners } from 'node:events';
+
+import { Stopping } from '../errors.ts';
+
+/** Calls `stop` when the signal aborts, at once if it has; returns what ends the listening. */
+export function onAbort(signal: AbortSignal, stop: () => void): () => void {
+  // A whole process may wait on one signal: Node would take the eleventh listener for a leak.
+  setMaxListeners(0, signal);
+  if (signal.aborted) stop();
+  signal.addEventListener('abort', stop, { once: true });
+  return () => {
+    signal.removeEventListener('abort', stop);
+  };
+}
+
+/**
+ * The value of `promise`, unless the signal aborts first. What `promise` does later is then nobody's
+ * business, its rejection included.
+ * @throws Stopping on abort; whatever `promise` rejects with
+ */
+export async function orStop<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
+  let ignore: () => void = () => undefined;
+  const stopped = new Promise<never>((_resolve, reject) => {
+    ignore = onAbort(signal, () => {
+      reject(new Stopping());
+    });
+  });
+  try {
+    // Stopping comes first in the race: an aborted call answers nothing, even if it could.
+    return await Promise.race([stopped, promise]);
+  } finally {
+    ignore();
+  }
+}
+
+/** @throws Stopping as soon as the signal aborts; no timer is left behind */
+export async function sleep(ms: number, signal: AbortSignal): Promise<void> {
+  let timer: NodeJS.Timeout | undefined;
+  const over = new Promise<void>((resolve) => {
+    timer = setTimeout(resolve, ms);
+  });
+  try {
+    await orStop(over, signal);
+  } finally {
+    clearTimeout(timer);
+  }
+}
