@@ -1,0 +1,39 @@
+import { createHmac } from 'node:crypto';
+import { isIP } from 'node:net';
+
+import { isSameSecret } from '../webhook/authenticate.ts';
+
+import type { IncomingHttpHeaders } from 'node:http';
+
+/*
+ * Who may use the admin port (guarantee G9): with a token, whoever brings it; without one, only pages
+ * opened under a loopback name. The second keeps other web sites out, which could point a name of their
+ * own at 127.0.0.1 and read the answers in a visitor's browser.
+ */
+
+export const SESSION_COOKIE = 'rollcall_admin';
+const LOOPBACK_NAMES = new Set(['localhost', '127.0.0.1', '[::1]']);
+
+/** What the cookie holds: it proves the token was known, and ends with it, without being the token. */
+export function toSession(token: string): string {
+  return createHmac('sha256', token).update('rollcall admin session').digest('base64url');
+}
+
+function readCookie(headers: IncomingHttpHeaders, name: string): string {
+  const pairs = (headers.cookie ?? '').split(';').map((pair) => pair.trim());
+  return pairs.find((pair) => pair.startsWith(`${name}=`))?.slice(name.length + 1) ?? '';
+}
+
+/** Whether a request brings the token, as a bearer or as the cookie that `POST /login` sets. */
+export function hasToken(headers: IncomingHttpHeaders, token: string): boolean {
+  const [, bearer = ''] = /^bearer +(.+)$/i.exec(headers.authorization ?? '') ?? [];
+  const isBearer = isSameSecret(bearer.trim(), token);
+  return isSameSecret(readCookie(headers, SESSION_COOKIE), toSession(token)) || isBearer;
+}
+
+/** Whether a request was made to a loopback name, or to the very host the server was told to be. */
+export function isLocalHost(hostHeader: string | undefined, host: string): boolean {
+  const name = URL.parse(`http://${hostHeader ?? ''}`)?.hostname ?? '';
+  const own = isIP(host) === 6 ? `[${host}]` : host.toLowerCase();
+  return LOOPBACK_NAMES.has(name) || name === own;
+}

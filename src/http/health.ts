@@ -1,0 +1,84 @@
+import { describeError } from '../errors.ts';
+
+/** A dependency that does not answer as it should. */
+export interface Failing {
+  readonly dependency: string;
+  readonly reason: string;
+}
+
+export interface Readiness {
+  readonly ready: boolean;
+  readonly failing: readonly Failing[];
+}
+
+/** Whether this process can do its work. Freshness is data, not health. */
+export interface Health {
+  /** Adds a dependency; `check` rejects, with a reason fit for strangers, where it is unwell. */
+  register(dependency: string, check: () => Promise<void>): void;
+  /** Not ready from now on: the process is stopping, and traffic should go elsewhere. */
+  markStopping(): void;
+  /** Asks every dependency at once, each within the deadline. Never rejects. */
+  readReadiness(): Promise<Readiness>;
+}
+
+const MAX_REASON_CHARS = 200;
+
+/** One short line: drivers like to append the statement, and connection errors to say nothing but a code. */
+function toReason(error: unknown): string {
+  const code = error instanceof Error && 'code' in error ? String(error.code) : '';
+  const [line = ''] = describeError(error).split('\n');
+  return line.slice(0, MAX_REASON_CHARS) || code || 'failed';
+}
+
+async function findFailure(
+  dependency: string,
+  check: () => Promise<void>,
+  deadlineMs: number,
+): Promise<Failing[]> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => {
+      reject(new Error(`no answer within ${deadlineMs} ms`));
+    }, deadlineMs);
+  });
+  try {
+    await Promise.race([Promise.resolve().then(check), late]);
+    return [];
+  } catch (error) {
+    return [{ dependency, reason: toReason(error) }];
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+/** An empty registry, ready until something says otherwise. */
+export function createHealth({ deadlineMs = 2_000 } = {}): Health {
+  const checks = new Map<string, () => Promise<void>>();
+  let isStopping = false;
+  let asking: Promise<Failing[]> | undefined;
+
+  async function ask(): Promise<Failing[]> {
+    try {
+      const answers = [...checks].map(([name, check]) => findFailure(name, check, deadlineMs));
+      return (await Promise.all(answers)).flat();
+    } finally {
+      asking = undefined;
+    }
+  }
+
+  return {
+    register(dependency, check) {
+      checks.set(dependency, check);
+    },
+    markStopping() {
+      isStopping = true;
+    },
+    async readReadiness() {
+      // Anyone may ask: however many do at once, each dependency is asked once.
+      const failing = isStopping
+        ? [{ dependency: 'process', reason: 'stopping' }]
+        : await (asking ??= ask());
+      return { ready: failing.length === 0, failing };
+    },
+  };
+}

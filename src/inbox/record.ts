@@ -1,0 +1,276 @@
+import { sql } from 'drizzle-orm';
+
+import { rows, type Executor, type Mirror } from '../mirror/database.ts';
+
+import type { MirrorTables } from '../mirror/schema.ts';
+import type { DirectoryEvent } from '../webhook/event.ts';
+
+/*
+ * In: events of any witness. Out: rows of `events`, committed before anyone is told so (guarantee G1).
+ * Never acts on an event, and never changes one that is there, but for the time a second witness came.
+ */
+
+/** Who told us of an event. */
+export type EventWitness = 'webhook' | 'audit' | 'archive';
+
+export interface RecordOptions {
+  /** Keep events that are not about users as well, never to be acted on (`EVENT_ARCHIVE=all`). */
+  readonly archiveAll: boolean;
+}
+
+export interface Recorded {
+  /** The new events to act on, by id. */
+  readonly accepted: readonly string[];
+  /** New events kept without being acted on. */
+  readonly archived: number;
+  /** Events that were there already, or twice among those given. */
+  readonly duplicates: number;
+  /** Events that are not about users and were not kept. */
+  readonly ignored: number;
+}
+
+/** The inbox did not commit. `code` is Postgres' SQLSTATE or the system's error code, empty where neither. */
+export class InboxUnavailable extends Error {
+  readonly code: string;
+  constructor(reason: string, code = '') {
+    super(`events could not be stored: ${reason}${code ? ` (${code})` : ''}`);
+    this.name = 'InboxUnavailable';
+    this.code = code;
+  }
+}
+
+const MAX_OCCURRED_MS = Date.UTC(9999, 11, 31);
+
+/** An event's moment in a form Postgres takes: one absurd moment must not fail a whole batch. */
+function toOccurredAt(occurredMs: number): string {
+  const bounded = Math.min(Math.max(occurredMs, 0), MAX_OCCURRED_MS);
+  return new Date(Number.isNaN(bounded) ? 0 : bounded).toISOString();
+}
+
+/** One row of the statement's parameter; the payload is JSON text already and goes in as it is. */
+function toRowText(event: DirectoryEvent): string {
+  const columns = JSON.stringify({
+    event_id: event.eventId,
+    action: event.action,
+    occurred_at: toOccurredAt(event.occurredMs),
+    user_ids: event.userIds,
+    login_ids: event.loginIds,
+    actor_id: event.actorId,
+    tenant_ids: event.tenantIds,
+    state: event.kind === 'other' ? 'archived' : 'pending',
+  });
+  return `${columns.slice(0, -1)},"payload":${event.payload}}`;
+}
+
+/** The `code` of an error or of what caused it: drizzle wraps what the driver threw. */
+function findCode(error: unknown): string {
+  for (let at = error; at instanceof Error; at = at.cause) {
+    if ('code' in at && typeof at.code === 'string') return at.code;
+  }
+  return '';
+}
+
+function isKept(event: DirectoryEvent, options: RecordOptions): boolean {
+  return event.kind !== 'other' || options.archiveAll;
+}
+
+/** Writes the events in one statement; answers the ids of those that were new. */
+async function writeEvents(
+  executor: Executor,
+  t: MirrorTables,
+  given: readonly DirectoryEvent[],
+  witness: EventWitness,
+): Promise<Set<string>> {
+  // A statement may not touch a row twice; and in one order, two statements cannot deadlock.
+  const unique = [...new Map(given.map((event) => [event.eventId, event])).values()].sort((a, b) =>
+    a.eventId < b.eventId ? -1 : 1,
+  );
+  if (unique.length === 0) return new Set();
+  const witnessedAt = sql.identifier(`${witness}_at`);
+  try {
+    const written = await rows<{ event_id: string; is_new: boolean }>(
+      executor,
+      // A row this statement inserted was locked by nobody: its xmax is 0.
+      sql`
+        insert into ${t.events} as stored
+          (event_id, action, occurred_at, user_ids, login_ids, actor_id, tenant_ids, payload, state, ${witnessedAt})
+        select event_id, action, occurred_at, user_ids, login_ids, actor_id, tenant_ids, payload, state,
+          clock_timestamp()
+        from jsonb_to_recordset(${`[${unique.map(toRowText).join(',')}]`}::jsonb) as given
+          (event_id text, action text, occurred_at timestamptz, user_ids text[], login_ids text[],
+           actor_id text, tenant_ids text[], payload jsonb, state text)
+        on conflict (event_id) do update set ${witnessedAt} = excluded.${witnessedAt}
+          where stored.${witnessedAt} is null
+        returning event_id, xmax = 0 as is_new`,
+    );
+    return new Set(written.filter((row) => row.is_new).map((row) => row.event_id));
+  } catch (error) {
+    // Not as `cause`: the driver's error quotes the statement's parameters, which are personal data.
+    throw new InboxUnavailable('Postgres refused or did not answer', findCode(error));
+  }
+}
+
+/** Sorts one caller's events; takes from `fresh` what it counts as accepted, so that nobody else does. */
+function tally(
+  given: readonly DirectoryEvent[],
+  fresh: Set<string>,
+  options: RecordOptions,
+): Recorded {
+  const kept = given.filter((event) => isKept(event, options));
+  const claimed = kept.filter((event) => fresh.delete(event.eventId));
+  const accepted = claimed.filter((event) => event.kind !== 'other');
+  return {
+    accepted: accepted.map((event) => event.eventId),
+    archived: claimed.length - accepted.length,
+    duplicates: kept.length - claimed.length,
+    ignored: given.length - kept.length,
+  };
+}
+
+/**
+ * Stores events in one statement and one round trip; its size is the caller's to bound. An event that is
+ * there already keeps everything but the time this witness first told of it.
+ * @throws InboxUnavailable
+ */
+export async function recordEvents(
+  executor: Executor,
+  t: MirrorTables,
+  events: readonly DirectoryEvent[],
+  witness: EventWitness,
+  options: RecordOptions,
+): Promise<Recorded> {
+  const kept = events.filter((event) => isKept(event, options));
+  return tally(events, await writeEvents(executor, t, kept, witness), options);
+}
+
+/** What one commit of the inbox carried. */
+export interface InboxCommit {
+  readonly deliveries: number;
+  readonly events: number;
+  readonly tookMs: number;
+}
+
+export interface Inbox {
+  /**
+   * Stores one delivery's events; resolves once they are committed.
+   * @throws InboxUnavailable within about 5 s; the events may yet turn out to be stored
+   */
+  record(events: readonly DirectoryEvent[]): Promise<Recorded>;
+}
+
+export interface InboxOptions extends RecordOptions {
+  readonly mirror: Mirror;
+  /** Told of each commit, for the meters. */
+  readonly onCommitted?: (commit: InboxCommit) => void;
+  /** How long a delivery waits for its commit. Default 5 s: the sender is still there to hear 503. */
+  readonly deadlineMs?: number;
+}
+
+/** A delivery in line for a commit. */
+interface Waiting {
+  readonly events: readonly DirectoryEvent[];
+  readonly bytes: number;
+  readonly resolve: (recorded: Recorded) => void;
+  readonly reject: (error: InboxUnavailable) => void;
+}
+
+/** One statement stays small enough to be quick; a single larger delivery (1 MiB at most) goes alone. */
+const MAX_BATCH_EVENTS = 500;
+const MAX_BATCH_BYTES = 2 * 1024 * 1024;
+/** While Postgres does not answer, deliveries beyond this are refused at once (guarantee G8). */
+const MAX_WAITING_BYTES = 64 * 1024 * 1024;
+
+/** Takes from the front as many deliveries as one statement may carry, one at least. */
+function takeBatch(waiting: Waiting[]): Waiting[] {
+  let events = 0;
+  let bytes = 0;
+  let size = 0;
+  for (const delivery of waiting) {
+    events += delivery.events.length;
+    bytes += delivery.bytes;
+    if (size > 0 && (events > MAX_BATCH_EVENTS || bytes > MAX_BATCH_BYTES)) break;
+    size += 1;
+  }
+  return waiting.splice(0, size);
+}
+
+/** Rejects after `ms`; what was waited for goes on unheeded. */
+async function within<T>(ms: number, work: Promise<T>): Promise<T> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => {
+      reject(new InboxUnavailable('Postgres did not answer in time'));
+    }, ms);
+  });
+  try {
+    return await Promise.race([work, late]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+/**
+ * The webhook's way in. Deliveries that arrive while a commit is under way share the next one, so a
+ * burst costs few commits and a single delivery waits for nobody. Starts nothing and holds nothing
+ * while idle.
+ */
+export function createInbox(options: InboxOptions): Inbox {
+  const { mirror, onCommitted, deadlineMs = 5_000 } = options;
+  const waiting: Waiting[] = [];
+  let waitingBytes = 0;
+  let isDraining = false;
+
+  async function commit(batch: readonly Waiting[]): Promise<void> {
+    const events = batch.flatMap((delivery) => delivery.events);
+    const startedMs = performance.now();
+    try {
+      // Bounded here too: a connection that went silent must not hold up every later delivery.
+      const fresh = await within(deadlineMs, writeEvents(mirror.db, mirror.t, events, 'webhook'));
+      for (const delivery of batch) delivery.resolve(tally(delivery.events, fresh, options));
+      const tookMs = performance.now() - startedMs;
+      onCommitted?.({ deliveries: batch.length, events: events.length, tookMs });
+    } catch (error) {
+      const failure =
+        error instanceof InboxUnavailable ? error : new InboxUnavailable('unexpected failure');
+      for (const delivery of batch) delivery.reject(failure);
+    }
+  }
+
+  async function drain(): Promise<void> {
+    if (isDraining) return;
+    isDraining = true;
+    while (waiting.length > 0) {
+      const batch = takeBatch(waiting);
+      await commit(batch);
+    }
+    isDraining = false;
+  }
+
+  function waitForCommit(events: readonly DirectoryEvent[], bytes: number): Promise<Recorded> {
+    return new Promise((resolve, reject) => {
+      waiting.push({ events, bytes, resolve, reject });
+      void drain();
+    });
+  }
+
+  return {
+    async record(given) {
+      const events = given.filter((event) => isKept(event, options));
+      const ignored = given.length - events.length;
+      if (events.length === 0) return { accepted: [], archived: 0, duplicates: 0, ignored };
+      const bytes = events.reduce((sum, event) => sum + event.payload.length, 0);
+      if (waitingBytes + bytes > MAX_WAITING_BYTES) {
+        throw new InboxUnavailable('too many deliveries are waiting');
+      }
+      waitingBytes += bytes;
+      try {
+        return { ...(await within(deadlineMs, waitForCommit(events, bytes))), ignored };
+      } finally {
+        waitingBytes -= bytes;
+        // Out of the line, where the deadline came before its turn.
+        const position = waiting.findIndex((delivery) => delivery.events === events);
+        if (position >= 0) waiting.splice(position, 1);
+      }
+    },
+  };
+}

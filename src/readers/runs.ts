@@ -1,0 +1,38 @@
+import { sql } from 'drizzle-orm';
+
+import { rows, type Mirror } from '../mirror/database.ts';
+
+/** A run of a pull, as far as it has come. */
+export interface RunView {
+  readonly runId: number;
+  /** complete, partial or blocked; null while it runs. */
+  readonly outcome: string | null;
+  /** Users read so far; a few are read twice, at the edges of windows. */
+  readonly users: number;
+  /** Users in the directory, as Descope counted them at the start; null until it did. */
+  readonly total: number | null;
+  readonly requests: number;
+  readonly created: number;
+  readonly updated: number;
+  readonly deleted: number;
+  /** Deletions this run found that wait for a person. */
+  readonly held: number;
+  readonly reason: string | null;
+}
+
+/** @throws where the ledger has no such run */
+export async function readRun(
+  { db, t }: Pick<Mirror, 'db' | 't'>,
+  runId: number,
+): Promise<RunView> {
+  const [row] = await rows<RunView>(
+    db,
+    sql`select run_id::int as "runId", outcome, rows_read::int as users, total::int as total, requests,
+               created::int, updated::int, deleted::int, error as reason,
+               (select count(*)::int from ${t.deletions} d
+                where d.run_id = r.run_id and d.state = 'held') as held
+        from ${t.syncRuns} r where run_id = ${runId}`,
+  );
+  if (!row) throw new Error(`sweep ${runId} is not in the ledger`);
+  return row;
+}

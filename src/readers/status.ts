@@ -1,0 +1,199 @@
+import { sql } from 'drizzle-orm';
+
+import { rows, type Mirror } from '../mirror/database.ts';
+
+import type {
+  BudgetView,
+  EventsView,
+  LastSweepView,
+  QueueView,
+  RecentChange,
+  StatusView,
+  SweepView,
+  WatermarkView,
+} from './statusView.ts';
+
+type Db = Pick<Mirror, 'db' | 't'>;
+
+/** How old the newest proof may be before the mirror counts as behind: two ticks of a pull, and a bit. */
+const BEHIND_SECONDS = 180;
+
+/** Where the mirror stands, from Postgres alone: right also while no worker runs. */
+export async function readStatus(
+  mirror: Db,
+  queues: () => Promise<readonly QueueView[]>,
+): Promise<StatusView> {
+  const [users, watermarks, sweep, lastSweep, everComplete, events, gaps, held, budget] =
+    await Promise.all([
+      readUsers(mirror),
+      readWatermarks(mirror),
+      readSweep(mirror),
+      readLastSweep(mirror),
+      hasEverCompleted(mirror),
+      readEvents(mirror),
+      count(mirror, sql`${mirror.t.syncWindows} where state = 'gap'`),
+      count(mirror, sql`${mirror.t.deletions} where state = 'held'`),
+      readBudgets(mirror),
+    ]);
+  const asOf = everComplete ? newest(watermarks) : null;
+  const partial = { users, watermarks, sweep, lastSweep, gaps, events, budget };
+  return {
+    asOf: asOf?.completeTo ?? null,
+    ...judge(asOf, sweep, lastSweep, users.live),
+    ...partial,
+    heldDeletions: held,
+    queues: await queues().catch(() => []),
+    lastError: await readLastError(mirror),
+  };
+}
+
+/** The pull that keeps the mirror fresh decides what it is complete as of; without it, the sweep. */
+function newest(watermarks: readonly WatermarkView[]): WatermarkView | null {
+  const known = watermarks.filter((w) => w.lagSeconds !== null && w.pull !== 'audit');
+  return known.sort((a, b) => (a.lagSeconds ?? 0) - (b.lagSeconds ?? 0))[0] ?? null;
+}
+
+function judge(
+  asOf: WatermarkView | null,
+  sweep: SweepView | null,
+  lastSweep: LastSweepView | null,
+  live: number,
+): Pick<StatusView, 'state' | 'sentence'> {
+  if (lastSweep?.outcome === 'blocked' && sweep === null) {
+    return {
+      state: 'blocked',
+      sentence: 'Blocked: the last sweep could not be believed; nothing was removed',
+    };
+  }
+  if (asOf === null) {
+    const of = sweep?.total == null ? '' : ` of ${sweep.total}`;
+    return { state: 'filling', sentence: `Filling: ${live}${of} users so far` };
+  }
+  const lag = Math.max(0, Math.round(asOf.lagSeconds ?? 0));
+  return lag > BEHIND_SECONDS
+    ? { state: 'behind', sentence: `Behind: complete as of ${describeAge(lag)} ago` }
+    : { state: 'complete', sentence: `Complete as of ${describeAge(lag)} ago` };
+}
+
+function describeAge(seconds: number): string {
+  if (seconds < 120) return `${seconds} s`;
+  if (seconds < 7_200) return `${Math.round(seconds / 60)} min`;
+  return `${Math.round(seconds / 3_600)} h`;
+}
+
+async function count({ db }: Db, from: ReturnType<typeof sql>): Promise<number> {
+  const [row] = await rows<{ n: number }>(db, sql`select count(*)::int as n from ${from}`);
+  return row?.n ?? 0;
+}
+
+async function readUsers({ db, t }: Db): Promise<StatusView['users']> {
+  const [row] = await rows<{ live: number; tombstones: number }>(
+    db,
+    sql`select count(*) filter (where deleted_at is null)::int as live,
+               count(deleted_at)::int as tombstones from ${t.users}`,
+  );
+  return row ?? { live: 0, tombstones: 0 };
+}
+
+async function readWatermarks({ db, t }: Db): Promise<WatermarkView[]> {
+  return rows<WatermarkView>(
+    db,
+    sql`select pull, complete_to as "completeTo",
+               extract(epoch from clock_timestamp() - complete_to)::float8 as "lagSeconds"
+        from ${t.watermarks} order by pull`,
+  );
+}
+
+async function readSweep({ db, t }: Db): Promise<SweepView | null> {
+  const [row] = await rows<SweepView>(
+    db,
+    sql`select r.run_id::int as "runId", r.started_at as "startedAt", r.total::int as total,
+               r.rows_read::int as "rowsRead", r.requests,
+               count(w.*) filter (where w.state <> 'proven')::int as "windowsOpen",
+               count(w.*) filter (where w.state = 'proven')::int as "windowsProven"
+        from ${t.syncRuns} r left join ${t.syncWindows} w using (run_id)
+        where r.pull = 'sweep' and r.outcome is null
+        group by r.run_id order by r.run_id limit 1`,
+  );
+  return row ?? null;
+}
+
+async function readLastSweep({ db, t }: Db): Promise<LastSweepView | null> {
+  const [row] = await rows<LastSweepView>(
+    db,
+    sql`select run_id::int as "runId", finished_at as "finishedAt", outcome,
+               rows_read::int as "rowsRead", requests
+        from ${t.syncRuns} where pull = 'sweep' and outcome is not null
+        order by run_id desc limit 1`,
+  );
+  return row ?? null;
+}
+
+async function hasEverCompleted({ db, t }: Db): Promise<boolean> {
+  const found = await rows(
+    db,
+    sql`select 1 from ${t.watermarks} where pull = 'sweep' and complete_to is not null`,
+  );
+  return found.length > 0;
+}
+
+async function readEvents({ db, t }: Db): Promise<EventsView> {
+  const [row] = await rows<Omit<EventsView, 'lossRate'> & { told: number; lost: number }>(
+    db,
+    sql`select count(*) filter (where state = 'pending')::int as pending,
+               count(*) filter (where state = 'parked')::int as parked,
+               count(*) filter (where applied_at > clock_timestamp() - interval '1 hour')::int
+                 as "appliedLastHour",
+               count(*) filter (where received_at > clock_timestamp() - interval '1 hour')::int
+                 as "receivedLastHour",
+               count(*) filter (where ${audited})::int as told,
+               count(*) filter (where ${audited} and webhook_at is null)::int as lost
+        from ${t.events}
+        where received_at > clock_timestamp() - interval '1 hour' or state in ('pending', 'parked')`,
+  );
+  const {
+    told = 0,
+    lost = 0,
+    ...counts
+  } = row ?? {
+    pending: 0,
+    parked: 0,
+    appliedLastHour: 0,
+    receivedLastHour: 0,
+  };
+  return { ...counts, lossRate: told === 0 ? null : lost / told };
+}
+
+/** Events the audit trail told of, old enough that their webhook would have come by now. */
+const audited = sql.raw(
+  `state <> 'archived' and audit_at is not null and received_at > clock_timestamp() - interval '1 hour'
+   and audit_at < clock_timestamp() - interval '10 seconds'`,
+);
+
+async function readBudgets({ db, t }: Db): Promise<BudgetView[]> {
+  return rows<BudgetView>(
+    db,
+    sql`select name, granted::int, throttled::int,
+               case when silent_until > clock_timestamp() then silent_until end as "silentUntil"
+        from ${t.budgets} order by name`,
+  );
+}
+
+async function readLastError({ db, t }: Db): Promise<StatusView['lastError']> {
+  const [row] = await rows<{ at: string; message: string }>(
+    db,
+    sql`select updated_at as at, error as message from ${t.syncWindows}
+        where state <> 'proven' and error is not null order by updated_at desc limit 1`,
+  );
+  return row ?? null;
+}
+
+/** The latest changes, newest first; ids and names of fields, no values. */
+export async function readRecentChanges({ db, t }: Db, most: number): Promise<RecentChange[]> {
+  return rows<RecentChange>(
+    db,
+    sql`select seq::int, user_id as "userId", kind, changed, witness, observed_at as "observedAt",
+               extract(epoch from clock_timestamp() - written_at)::float8 as "ageSeconds"
+        from ${t.userChanges} order by seq desc limit ${most}`,
+  );
+}

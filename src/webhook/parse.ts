@@ -1,0 +1,247 @@
+import { createHash } from 'node:crypto';
+
+import { toCleanJson } from '../jsonText.ts';
+import {
+  findText,
+  isObject,
+  sortedUnique,
+  toFields,
+  toIds,
+  toInstantMs,
+  type Fields,
+} from './fields.ts';
+
+import type { DirectoryEvent, EventKind } from './event.ts';
+
+/*
+ * In: the bytes of a delivery, or one audit record from anywhere. Out: events, the hints we act on.
+ * Never decides from an event's contents what a user looks like, and never fails on an action it does
+ * not know: the webhook's body is documented by examples that contradict each other, so every form
+ * found in public is read.
+ */
+
+/** The body is not JSON, or JSON without a single event in it. The message holds nothing of the body. */
+export class UnreadableDelivery extends Error {
+  constructor(reason: string) {
+    super(`the body ${reason}`);
+    this.name = 'UnreadableDelivery';
+  }
+}
+
+export interface ParsedDelivery {
+  readonly events: readonly DirectoryEvent[];
+  /** Test calls, records of other projects, and junk beside good records. */
+  readonly ignored: number;
+}
+
+/** What a record turned out to be; `ignored` is understood and of no use, `junk` is not a record. */
+type Reading = DirectoryEvent | 'ignored' | 'junk';
+
+interface Named {
+  readonly action: string;
+  /** Undefined where the action is none we know. */
+  readonly kind: EventKind | undefined;
+}
+
+/** Batch operations raise the plural actions ("Audit Events" in Descope's documentation). */
+const KNOWN_ACTIONS = new Map<string, Named>(
+  (
+    [
+      ['UserCreated', 'created'],
+      ['UsersCreated', 'created'],
+      ['UserModified', 'modified'],
+      ['UsersModified', 'modified'],
+      ['UserUpdated', 'modified'],
+      ['UsersUpdated', 'modified'],
+      ['UserDeleted', 'deleted'],
+      ['UsersDeleted', 'deleted'],
+      // Descope disables the user, and may not raise UserModified for it.
+      ['LoginExceedMaxAttempts', 'modified'],
+      ['SCIMEvent', 'modified'],
+    ] as const
+  ).map(([action, kind]) => [action.toLowerCase(), { action, kind }]),
+);
+
+const ENVELOPE_FIELDS = ['events', 'audits', 'records', 'data'];
+const WRAPPER_FIELDS = ['event', 'audit', 'record', 'data'];
+const ACTION_FIELDS = ['action', 'eventtype', 'event'];
+const MAX_ACTION_CHARS = 200;
+
+/** `User Created`, `user.created` and `UserCreated` are one action. */
+function toNamed(text: string): Named {
+  const known = KNOWN_ACTIONS.get(text.toLowerCase().replaceAll(/[^a-z]/g, ''));
+  return (
+    known ?? { action: text.replaceAll(/\s/g, '').slice(0, MAX_ACTION_CHARS), kind: undefined }
+  );
+}
+
+function findNamed(fields: Fields): Named | null {
+  const text = findText(fields, ...ACTION_FIELDS);
+  if (text !== null) return toNamed(text);
+  // In an audit record `type` is info, warn or error; only elsewhere does it name the event.
+  const type = toNamed(findText(fields, 'type') ?? '');
+  if (type.kind !== undefined) return type;
+  // An excerpt of a record's `data`, as one page of the documentation shows for UserModified.
+  return isObject(fields.get('change')) ? { action: 'UserModified', kind: 'modified' } : null;
+}
+
+/** What a console's "test" button may send; its body is not documented. */
+function isTestCall(fields: Fields): boolean {
+  const names = [...ACTION_FIELDS, 'type', 'name'].map((name) => findText(fields, name) ?? '');
+  return fields.has('test') || names.some((name) => /test|ping/i.test(name));
+}
+
+function findUserIds(fields: Fields, details: Fields): string[] {
+  return sortedUnique([
+    ...toIds(fields.get('userid')),
+    ...toIds(fields.get('userids')),
+    ...toIds(details.get('userid')),
+    ...toIds(details.get('userids')),
+    ...toIds(toFields(details.get('user')).get('userid')),
+    // Strings in `users` might be login ids: only objects tell.
+    ...toIds([details.get('users')].flat().filter(isObject), 'userid'),
+  ]);
+}
+
+function findLoginIds(fields: Fields, details: Fields): string[] {
+  const user = toFields(details.get('user'));
+  return sortedUnique(
+    ['externalids', 'loginids', 'loginid'].flatMap((name) => [
+      ...toIds(fields.get(name)),
+      ...toIds(details.get(name)),
+      ...toIds(user.get(name)),
+    ]),
+  );
+}
+
+function findTenantIds(fields: Fields): string[] {
+  return sortedUnique(
+    ['tenants', 'tenantids', 'tenant', 'tenantid'].flatMap((name) =>
+      toIds(fields.get(name), 'tenantid', 'id'),
+    ),
+  );
+}
+
+function findOccurredMs(fields: Fields): number | null {
+  for (const name of ['occurred', 'timegenerated', 'occurredat', 'occurredformatted']) {
+    const occurredMs = toInstantMs(fields.get(name));
+    if (occurredMs !== null) return occurredMs;
+  }
+  return null;
+}
+
+/**
+ * The content key: action, moment and subject, and deliberately nothing else. The webhook's form may
+ * lack what the audit search's has (an ID, say), and an equal key merges no more than two hints
+ * "look at this user" of the same millisecond. Where the moment is not told, the whole record stands
+ * in for it, so that a delivery made twice is still recognised.
+ */
+function toEventId(action: string, moment: number | string, subject: readonly string[]): string {
+  return createHash('sha256')
+    .update(JSON.stringify([action.toLowerCase(), moment, subject]))
+    .digest('hex')
+    .slice(0, 32);
+}
+
+function toEvent(clean: unknown, fields: Fields, named: Named, receivedMs: number): DirectoryEvent {
+  const details = toFields(fields.get('data'));
+  const userIds = findUserIds(fields, details);
+  const loginIds = findLoginIds(fields, details);
+  const [actorId = null] = toIds(fields.get('actorid'));
+  const correlationId = findText(details, 'correlationid') ?? findText(fields, 'correlationid');
+  const occurredMs = findOccurredMs(fields);
+  const payload = JSON.stringify(clean);
+  const namesUser = userIds.length + loginIds.length > 0;
+  const subject = userIds.length > 0 ? userIds : loginIds;
+  return {
+    eventId: toEventId(
+      named.action,
+      occurredMs ?? payload,
+      namesUser ? subject : [actorId ?? '', correlationId ?? ''],
+    ),
+    action: named.action,
+    // SCIM also reports on groups.
+    kind: named.action === 'SCIMEvent' && !namesUser ? 'other' : (named.kind ?? 'other'),
+    occurredMs: occurredMs ?? receivedMs,
+    userIds,
+    loginIds,
+    actorId,
+    tenantIds: findTenantIds(fields),
+    payload,
+  };
+}
+
+function readRecord(record: unknown, receivedMs: number, projectId: string): Reading {
+  if (!isObject(record)) return 'junk';
+  const clean = toCleanJson(record);
+  const fields = toFields(clean);
+  if (fields.size === 0) return 'ignored';
+  const named = findNamed(fields);
+  // A record with a moment is an audit record, whatever its action is called ("Shipping…").
+  const isAction = named !== null && (named.kind !== undefined || findOccurredMs(fields) !== null);
+  if (!isAction && isTestCall(fields)) return 'ignored';
+  if (named === null) return 'junk';
+  const project = findText(fields, 'projectid');
+  if (projectId !== '' && project !== null && project !== projectId) return 'ignored';
+  return toEvent(clean, fields, named, receivedMs);
+}
+
+/** The records in one JSON value: those of an array, of an envelope around some or one, or the value itself. */
+function toRecords(value: unknown): readonly unknown[] {
+  if (Array.isArray(value)) return value;
+  const fields = toFields(value);
+  // An event may well have a list in its `data`.
+  if (findText(fields, 'action') !== null || findNamed(fields)?.kind !== undefined) return [value];
+  const members = ENVELOPE_FIELDS.map((name) => fields.get(name)).find(Array.isArray);
+  const wrapped = WRAPPER_FIELDS.map((name) => fields.get(name)).find(
+    (inner) => findText(toFields(inner), 'action') !== null,
+  );
+  return members ?? [wrapped ?? value];
+}
+
+/** One JSON value, or one in each line. */
+function parseJsonValues(text: string): unknown[] {
+  try {
+    return [JSON.parse(text)];
+  } catch {
+    const lines = text.split('\n').filter((line) => line.trim() !== '');
+    try {
+      if (lines.length > 1) return lines.map((line): unknown => JSON.parse(line));
+    } catch {
+      // Neither: told below, without the parser's message, which quotes the body.
+    }
+    throw new UnreadableDelivery('is not JSON');
+  }
+}
+
+/**
+ * Reads a delivery of any known form: an array, an envelope (`events`, `audits`, `records`, `data`), a
+ * single record, or newline-delimited JSON. Events of kind `other` are among the answer.
+ * @param receivedMs epoch ms; stands in where a record does not tell when it occurred
+ * @param projectId records of other projects are ignored; empty checks nothing
+ * @throws UnreadableDelivery
+ */
+export function parseDelivery(body: Buffer, receivedMs: number, projectId = ''): ParsedDelivery {
+  const text = body.toString('utf8').replace(/^\uFEFF/, '');
+  const readings = parseJsonValues(text)
+    .flatMap(toRecords)
+    .map((record) => readRecord(record, receivedMs, projectId));
+  if (readings.length > 0 && readings.every((reading) => reading === 'junk')) {
+    throw new UnreadableDelivery('holds no event');
+  }
+  const events = readings.filter((reading) => typeof reading !== 'string');
+  return { events, ignored: readings.length - events.length };
+}
+
+/**
+ * Reads one audit record, of the audit search or an archive. `null` for what is none, for test calls
+ * and for records of another project (see `parseDelivery` for the parameters).
+ */
+export function parseRecord(
+  record: unknown,
+  receivedMs: number,
+  projectId = '',
+): DirectoryEvent | null {
+  const reading = readRecord(record, receivedMs, projectId);
+  return typeof reading === 'string' ? null : reading;
+}

@@ -1,0 +1,142 @@
+import express, { Router, type NextFunction, type Request, type Response } from 'express';
+
+import { authenticate, type WebhookAuthentication } from './authenticate.ts';
+import { parseDelivery, UnreadableDelivery } from './parse.ts';
+
+import type { Inbox, Recorded } from '../inbox/record.ts';
+
+/*
+ * In: a POST from Descope's audit webhook. Out: its events committed to the inbox and their ids handed to
+ * the queue. Never answers 2xx before the commit (guarantee G1), never looks at a body before it is
+ * authenticated (G9), never logs one (G10).
+ */
+
+export const WEBHOOK_PATH = '/webhooks/descope';
+
+/** What became of one delivery, for meters and log; nothing in it is personal. */
+export interface DeliveryOutcome {
+  readonly status: number;
+  readonly accepted: number;
+  readonly duplicates: number;
+  readonly ignored: number;
+  readonly tookMs: number;
+  /** Whether the queue heard of it; `none` where there was nothing to tell. The inbox holds it anyway. */
+  readonly queued: 'yes' | 'late' | 'failed' | 'none';
+  /** Why it was not taken, or not queued. */
+  readonly error?: unknown;
+}
+
+export interface WebhookDeps {
+  readonly authentication: WebhookAuthentication;
+  /** Records of other projects are ignored; empty checks nothing. */
+  readonly projectId: string;
+  readonly inbox: Inbox;
+  /** Called once a delivery with its new event ids; may be slow or fail. */
+  readonly enqueue: (eventIds: readonly string[]) => Promise<void>;
+  readonly onDelivery?: (outcome: DeliveryOutcome) => void;
+  /** How long a delivery waits for the queue before it is answered all the same. Default 1 s. */
+  readonly enqueueDeadlineMs?: number;
+}
+
+/** Design §5.3: larger deliveries are answered 413. Descope sends up to 100 events, some kB each. */
+const MAX_BODY_BYTES = 1024 * 1024;
+/** Long enough for a restart of Postgres' connection, short enough that a throttled sender keeps up. */
+const RETRY_AFTER_SECONDS = 5;
+
+type Refusal = Pick<DeliveryOutcome, 'status' | 'error'> & { readonly message: string };
+
+/** The answer to a delivery that was not taken. */
+function toRefusal(error: unknown): Refusal {
+  if (error instanceof UnreadableDelivery) return { status: 400, message: error.message, error };
+  // What express.raw throws carries a status: 413 too large, 415 unknown encoding, 400 broken gzip.
+  const status = error instanceof Error && 'status' in error ? Number(error.status) : 503;
+  if (status === 413) return { status, message: 'the body is larger than 1 MiB', error };
+  if (status >= 400 && status < 500) return { status, message: 'the body cannot be read', error };
+  // Whatever else happened, the events are not stored: the sender should try again.
+  return { status: 503, message: 'events cannot be stored at the moment', error };
+}
+
+/** Tells the queue; its failure or slowness only delays the work until the recovery tick finds it. */
+async function tellQueue(
+  deps: WebhookDeps,
+  eventIds: readonly string[],
+): Promise<Pick<DeliveryOutcome, 'queued' | 'error'>> {
+  if (eventIds.length === 0) return { queued: 'none' };
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<{ queued: 'late' }>((resolve) => {
+    timer = setTimeout(resolve, deps.enqueueDeadlineMs ?? 1_000, { queued: 'late' });
+  });
+  const told = Promise.resolve()
+    .then(() => deps.enqueue(eventIds))
+    .then(
+      () => ({ queued: 'yes' }) as const,
+      (error: unknown) => ({ queued: 'failed', error }) as const,
+    );
+  const outcome = await Promise.race([told, late]);
+  clearTimeout(timer);
+  return outcome;
+}
+
+function toCounts(recorded: Recorded, ignoredByParser: number) {
+  return {
+    accepted: recorded.accepted.length + recorded.archived,
+    duplicates: recorded.duplicates,
+    ignored: recorded.ignored + ignoredByParser,
+  };
+}
+
+/**
+ * The webhook's route, `POST /webhooks/descope`: 202 with counts once the events are committed, else
+ * 401, 400, 413 or 503 with `{"error": …}` (design §5.3).
+ */
+export function createWebhookRouter(deps: WebhookDeps): Router {
+  const startedAt = new WeakMap<Request, number>();
+  const report = (request: Request, outcome: Omit<DeliveryOutcome, 'tookMs'>) => {
+    const tookMs = performance.now() - (startedAt.get(request) ?? performance.now());
+    deps.onDelivery?.({ ...outcome, tookMs });
+  };
+
+  async function receive(request: Request, response: Response): Promise<void> {
+    // Without a body the reader leaves nothing behind.
+    const body = Buffer.isBuffer(request.body) ? request.body : Buffer.alloc(0);
+    if (authenticate(request.headers, body, deps.authentication) === 'refused') {
+      response.status(401).json({ error: 'not authenticated' });
+      report(request, { status: 401, accepted: 0, duplicates: 0, ignored: 0, queued: 'none' });
+      return;
+    }
+    const parsed = parseDelivery(body, Date.now(), deps.projectId);
+    const recorded = await deps.inbox.record(parsed.events);
+    const counts = toCounts(recorded, parsed.ignored);
+    const told = await tellQueue(deps, recorded.accepted);
+    response.status(202).json(counts);
+    report(request, { status: 202, ...counts, ...told });
+  }
+
+  const router = Router();
+  router.post(
+    WEBHOOK_PATH,
+    (request: Request, _response: Response, next: NextFunction) => {
+      startedAt.set(request, performance.now());
+      next();
+    },
+    express.raw({ type: () => true, limit: MAX_BODY_BYTES }),
+    receive,
+  );
+  router.all(WEBHOOK_PATH, (_request: Request, response: Response) => {
+    response.status(405).set('Allow', 'POST').json({ error: 'only POST' });
+  });
+  router.use(
+    WEBHOOK_PATH,
+    (cause: unknown, request: Request, response: Response, next: NextFunction) => {
+      if (response.headersSent) {
+        next(cause);
+        return;
+      }
+      const { status, message, error } = toRefusal(cause);
+      if (status === 503) response.set('Retry-After', String(RETRY_AFTER_SECONDS));
+      response.status(status).json({ error: message });
+      report(request, { status, accepted: 0, duplicates: 0, ignored: 0, queued: 'none', error });
+    },
+  );
+  return router;
+}
