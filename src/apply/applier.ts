@@ -1,0 +1,166 @@
+import { sql } from 'drizzle-orm';
+
+import {
+  describeError,
+  DescopeRejected,
+  DescopeThrottled,
+  DescopeUnauthorised,
+  DescopeUnavailable,
+  Stopping,
+} from '../errors.ts';
+import { postgresCode } from '../mirror/database.ts';
+import { applyEvents, type Applied, type EventDeps } from './events.ts';
+
+/*
+ * Collects events across the jobs in flight, so that many deliveries share a load of up to a hundred
+ * users. A full flight leaves at once, a smaller one when the one before has landed; while a flight
+ * waits for the budget, the next one fills.
+ */
+
+export interface ApplierDeps extends EventDeps {
+  /** Aborted when the process stops. */
+  readonly signal: AbortSignal;
+  /** Told once a flight: what it did, what to look at again and whether a window or sweep is to be read. */
+  readonly onApplied?: (applied: Applied) => void;
+}
+
+export interface Applier {
+  /** Resolves when these events have been applied, parked, or put off to be looked at again. */
+  apply(eventIds: readonly string[]): Promise<void>;
+}
+
+const FULL_FLIGHT = 100;
+const MAX_FLIGHTS = 4;
+/** The first of a burst waits this long for the others. */
+const LINGER_MS = 15;
+
+interface Boarding {
+  readonly eventIds: readonly string[];
+  readonly resolve: () => void;
+  readonly reject: (error: unknown) => void;
+}
+
+export function createApplier(deps: ApplierDeps): Applier {
+  const boarding: Boarding[] = [];
+  let flights = 0;
+  let lingering = false;
+
+  function count(): number {
+    return boarding.reduce((sum, job) => sum + job.eventIds.length, 0);
+  }
+
+  function pump(): void {
+    if (boarding.length === 0 || flights >= MAX_FLIGHTS || lingering) return;
+    if (count() >= FULL_FLIGHT) {
+      void fly();
+    } else if (flights === 0) {
+      lingering = true;
+      setTimeout(() => {
+        lingering = false;
+        if (boarding.length > 0) void fly();
+      }, LINGER_MS);
+    }
+  }
+
+  async function fly(): Promise<void> {
+    const jobs = takeFlight(boarding);
+    flights++;
+    pump();
+    try {
+      const applied = await applyApart(deps, [...new Set(jobs.flatMap((job) => job.eventIds))]);
+      deps.onApplied?.(applied);
+      for (const job of jobs) job.resolve();
+    } catch (error) {
+      for (const job of jobs) job.reject(error);
+    } finally {
+      flights--;
+      pump();
+    }
+  }
+
+  return {
+    apply(eventIds) {
+      return new Promise((resolve, reject) => {
+        boarding.push({ eventIds, resolve, reject });
+        pump();
+      });
+    },
+  };
+}
+
+/** Whole jobs, until the flight is full. */
+function takeFlight(boarding: Boarding[]): Boarding[] {
+  const jobs: Boarding[] = [];
+  let events = 0;
+  while (boarding[0] && (events === 0 || events + boarding[0].eventIds.length <= FULL_FLIGHT)) {
+    const job = boarding.shift();
+    if (!job) break;
+    jobs.push(job);
+    events += job.eventIds.length;
+  }
+  return jobs;
+}
+
+/** Applies together; where one event spoils it for all, each on its own, and the spoilt one is put aside. */
+async function applyApart(deps: ApplierDeps, eventIds: readonly string[]): Promise<Applied> {
+  const call = { priority: 'event', signal: deps.signal } as const;
+  try {
+    return await applyEvents(deps, eventIds, call);
+  } catch (error) {
+    if (!isPoison(error)) throw error;
+    const [only, ...others] = eventIds;
+    if (only !== undefined && others.length === 0) {
+      await putAside(deps, only, describeError(error));
+      return NOTHING;
+    }
+    let all = NOTHING;
+    for (const eventId of eventIds) all = add(all, await applyApart(deps, [eventId]));
+    return all;
+  }
+}
+
+/** Whether the failure is the event's own: not the network's, the key's, the database's or a stop. */
+function isPoison(error: unknown): boolean {
+  if (error instanceof DescopeRejected) return true;
+  for (const kind of [DescopeThrottled, DescopeUnavailable, DescopeUnauthorised, Stopping]) {
+    if (error instanceof kind) return false;
+  }
+  // SQLSTATE class 22: data that Postgres cannot store.
+  return postgresCode(error)?.startsWith('22') ?? false;
+}
+
+/** After this many attempts an event is parked: kept, shown in `status`, applied again on request. */
+const MAX_ATTEMPTS = 5;
+
+async function putAside(deps: ApplierDeps, eventId: string, reason: string): Promise<void> {
+  await deps.mirror.db.execute(sql`
+    update ${deps.mirror.t.events}
+    set attempts = attempts + 1, error = ${reason},
+        state = case when attempts + 1 >= ${MAX_ATTEMPTS} then 'parked' else state end,
+        due_at = clock_timestamp() + interval '5 seconds' * power(3, attempts)
+    where event_id = ${eventId} and state = 'pending'`);
+}
+
+const NOTHING: Applied = {
+  events: 0,
+  created: 0,
+  updated: 0,
+  deleted: 0,
+  held: 0,
+  again: new Map(),
+  opened: false,
+};
+
+function add(a: Applied, b: Applied): Applied {
+  const again = new Map(a.again);
+  for (const [ms, ids] of b.again) again.set(ms, [...(again.get(ms) ?? []), ...ids]);
+  return {
+    events: a.events + b.events,
+    created: a.created + b.created,
+    updated: a.updated + b.updated,
+    deleted: a.deleted + b.deleted,
+    held: a.held + b.held,
+    again,
+    opened: a.opened || b.opened,
+  };
+}

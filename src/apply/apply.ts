@@ -1,0 +1,118 @@
+import { sql, type SQL } from 'drizzle-orm';
+
+import { asInstant, rows, textArray, type Executor } from '../mirror/database.ts';
+import {
+  decideAll,
+  emptySummary,
+  insertChanges,
+  note,
+  tally,
+  type ApplySummary,
+  type Batch,
+  type Decided,
+  type Present,
+} from './batch.ts';
+import { winner, type StoredUser } from './ordering.ts';
+import { insertTenants, toUserRecords, userColumns, userRecordType } from './records.ts';
+import { touch, writeExisting } from './writes.ts';
+
+import type { MirrorTables } from '../mirror/schema.ts';
+import type { Observation, Witness } from '../observation.ts';
+
+/*
+ * In: observations of any age, order and number. Out: the mirror's rows, its tenants and the feed,
+ * written in the caller's transaction. Never asks Descope, never decides whether an absence is true.
+ */
+
+/**
+ * Applies observations inside the caller's transaction. Unchanged rows are neither written nor
+ * locked; rows are inserted and locked in the order of their ids, so that writers do not deadlock.
+ */
+export async function applyObservations(
+  tx: Executor,
+  t: MirrorTables,
+  observations: readonly Observation[],
+  witness: Witness,
+): Promise<ApplySummary> {
+  const batch: Batch = { tx, t, witness, summary: emptySummary(), changes: [] };
+  let remaining = oneEach(observations);
+  // A second turn happens only for users that another transaction inserted between our read and our
+  // insert; by then their rows can be seen, so it ends.
+  while (remaining.length > 0) {
+    const decided = decideAll(remaining, await readStored(tx, t, remaining));
+    tally(batch.summary, decided);
+    const lost = await insertNew(batch, decided);
+    await writeExisting(batch, decided);
+    await touch(batch, decided);
+    remaining = lost;
+  }
+  await insertChanges(batch);
+  return batch.summary;
+}
+
+/** One observation a user, sorted by id. */
+function oneEach(observations: readonly Observation[]): Observation[] {
+  const byUser = new Map<string, Observation>();
+  for (const observation of observations) {
+    const other = byUser.get(observation.userId);
+    byUser.set(observation.userId, other ? winner(other, observation) : observation);
+  }
+  return [...byUser.values()].sort((a, b) => (a.userId < b.userId ? -1 : 1));
+}
+
+async function readStored(
+  tx: Executor,
+  t: MirrorTables,
+  observations: readonly Observation[],
+): Promise<Map<string, StoredUser>> {
+  const found = await rows<StoredUser & { userId: string }>(
+    tx,
+    sql`select user_id as "userId", content_hash as "contentHash", deleted_at is not null as gone,
+               ${asInstant(sql`observed_at`)} as "observedAt"
+        from ${t.users} where user_id = any(${textArray(observations.map((o) => o.userId))})`,
+  );
+  return new Map(found.map((row) => [row.userId, row]));
+}
+
+/** Inserts users and bare tombstones the mirror has no row of; returns those somebody else inserted first. */
+async function insertNew(batch: Batch, decided: readonly Decided[]): Promise<Observation[]> {
+  const fresh = decided.filter((d) => d.isNew).map((d) => d.observation);
+  if (fresh.length === 0) return [];
+  const present = fresh.filter((o) => o.kind === 'present');
+  const absent = fresh.filter((o) => o.kind === 'absent');
+  const inserted = new Set<string>();
+  if (present.length > 0) {
+    const done = await rows<{ userId: string }>(batch.tx, insertUsers(batch, present));
+    for (const { userId } of done) inserted.add(userId);
+  }
+  if (absent.length > 0) {
+    const done = await rows<{ userId: string }>(batch.tx, insertTombstones(batch, absent));
+    for (const { userId } of done) inserted.add(userId);
+  }
+  const created = present.filter((o) => inserted.has(o.userId));
+  await insertTenants(batch.tx, batch.t, created);
+  for (const o of created) note(batch, o, 'created', []);
+  // A tombstone of a user that was never seen is no news to a reader of the feed.
+  return fresh.filter((o) => !inserted.has(o.userId));
+}
+
+function insertUsers({ t, witness }: Batch, present: readonly Present[]): SQL {
+  return sql`
+    insert into ${t.users} (${userColumns}, observed_at, changed_at, witness)
+    select ${userColumns}, observed_at, clock_timestamp(), ${witness}
+    from jsonb_to_recordset(${toUserRecords(present)}::jsonb) as r(${userRecordType})
+    on conflict (user_id) do nothing
+    returning user_id as "userId"`;
+}
+
+function insertTombstones({ t, witness }: Batch, absent: readonly Observation[]): SQL {
+  const records = JSON.stringify(
+    absent.map((o) => ({ user_id: o.userId, observed_at: o.observedAt })),
+  );
+  return sql`
+    insert into ${t.users} (user_id, observed_at, changed_at, deleted_at, witness)
+    select user_id, observed_at, clock_timestamp(), clock_timestamp(), ${witness}
+    from jsonb_to_recordset(${records}::jsonb) as r(user_id text, observed_at timestamptz)
+    on conflict (user_id) do nothing
+    returning user_id as "userId"`;
+}

@@ -1,0 +1,190 @@
+import { sql } from 'drizzle-orm';
+
+import { asInstant, rows, textArray, type Executor, type Mirror } from '../mirror/database.ts';
+import { applyObservations } from './apply.ts';
+
+import type { ApplySummary } from './batch.ts';
+import type { Witness } from '../observation.ts';
+import type { Absence, LookUp } from './lookUp.ts';
+
+/*
+ * suspected → verified → breaker → tombstoned, or held until a person decides. Every step leaves its
+ * evidence in the table `deletions`.
+ */
+
+export interface Breaker {
+  readonly maxCount: number;
+  readonly maxPercent: number;
+}
+
+/** Below this many, a percentage means nothing. */
+const SMALL = 10;
+
+/** Whether so many deletions together wait for a person. Pure. */
+export function isHeld(count: number, liveUsers: number, breaker: Breaker): boolean {
+  if (count > breaker.maxCount) return true;
+  return count > SMALL && count > (liveUsers * breaker.maxPercent) / 100;
+}
+
+type Db = Pick<Mirror, 't'>;
+
+/** Users the mirror holds as live. A count over an index: cheap, but not for every event. */
+export async function countLive(db: Executor, { t }: Db): Promise<number> {
+  const [row] = await rows<{ live: string }>(
+    db,
+    sql`select count(*) as live from ${t.users} where deleted_at is null`,
+  );
+  return Number(row?.live ?? 0);
+}
+
+/** Tombstones written in the last hour because of events. */
+async function countRecent(tx: Executor, { t }: Db): Promise<number> {
+  const [row] = await rows<{ recent: string }>(
+    tx,
+    sql`select count(*) as recent from ${t.deletions}
+        where state = 'tombstoned' and run_id is null
+          and decided_at > clock_timestamp() - interval '1 hour'`,
+  );
+  return Number(row?.recent ?? 0);
+}
+
+/** Suspects the live users of a proven stretch of a sweep that its answer did not hold. */
+export async function nominateMissing(
+  tx: Executor,
+  { t }: Db,
+  stretch: {
+    readonly runId: number;
+    readonly fromMs: number;
+    readonly untilMs: number | null;
+    readonly seen: readonly string[];
+    readonly observedAt: string;
+    readonly includeTestUsers: boolean;
+  },
+): Promise<void> {
+  const until =
+    stretch.untilMs === null
+      ? sql`true`
+      : sql`created_time < to_timestamp(${stretch.untilMs / 1000}::float8)`;
+  const wanted = stretch.includeTestUsers ? sql`true` : sql`not test`;
+  await tx.execute(sql`
+    insert into ${t.deletions} (user_id, state, witness, run_id)
+    select user_id, 'suspected', 'sweep', ${stretch.runId}
+    from ${t.users}
+    where deleted_at is null and ${wanted}
+      and created_time >= to_timestamp(${stretch.fromMs / 1000}::float8) and ${until}
+      and observed_at < ${stretch.observedAt}::timestamptz
+      and user_id not in (select unnest(${textArray(stretch.seen)}))`);
+}
+
+/** What became of users that loads say are gone. */
+export interface Decided {
+  readonly held: boolean;
+  readonly summary: ApplySummary;
+}
+
+/**
+ * Tombstones users reported gone by events, or holds them where the last hour saw too many.
+ * Runs in the transaction that marks the events done.
+ */
+export async function deleteReported(
+  tx: Executor,
+  db: Db,
+  absences: readonly Absence[],
+  witness: Witness,
+  breaker: Breaker,
+): Promise<Decided> {
+  const live = await onlyLive(tx, db, absences);
+  const recent = await countRecent(tx, db);
+  const count = recent + live.length;
+  const held =
+    live.length > 0 &&
+    count > Math.min(SMALL, breaker.maxCount) &&
+    isHeld(count, (await countLive(tx, db)) + recent, breaker);
+  const toWrite = held ? absences.filter((a) => !live.includes(a)) : absences;
+  const summary = await tombstone(tx, db, toWrite, witness);
+  for (const { userId, observedAt, evidence } of live) {
+    await tx.execute(sql`
+      insert into ${db.t.deletions} (user_id, state, witness, verified_at, decided_at, evidence)
+      select ${userId}, ${held ? 'held' : 'tombstoned'}, ${witness}, ${observedAt}::timestamptz,
+             case when ${held} then null else clock_timestamp() end, ${evidence}
+      where not exists (
+        select 1 from ${db.t.deletions} where user_id = ${userId} and state = 'held')`);
+  }
+  return { held, summary };
+}
+
+/** Of these, the ones the mirror holds as live: only they are deletions that count. */
+async function onlyLive(tx: Executor, { t }: Db, absences: readonly Absence[]): Promise<Absence[]> {
+  if (absences.length === 0) return [];
+  const found = await rows<{ userId: string }>(
+    tx,
+    sql`select user_id as "userId" from ${t.users}
+        where deleted_at is null and user_id = any(${textArray(absences.map((a) => a.userId))})`,
+  );
+  const live = new Set(found.map((row) => row.userId));
+  return absences.filter((a) => live.has(a.userId));
+}
+
+/** Keeps what loads say of a sweep's suspects; those who are there after all are written as seen. */
+export async function settleSuspects(
+  tx: Executor,
+  { t }: Db,
+  runId: number,
+  { present, absent }: LookUp,
+): Promise<void> {
+  await applyObservations(tx, t, present, 'sweep');
+  await tx.execute(sql`
+    update ${t.deletions}
+    set state = 'present', decided_at = clock_timestamp(), evidence = 'a load by id found the user'
+    where run_id = ${runId} and state = 'suspected'
+      and user_id = any(${textArray(present.map((o) => o.userId))})`);
+  const records = JSON.stringify(
+    absent.map((a) => ({ user_id: a.userId, at: a.observedAt, evidence: a.evidence })),
+  );
+  await tx.execute(sql`
+    update ${t.deletions} as d
+    set state = 'verified', verified_at = r.at, evidence = 'missing from a proven window, ' || r.evidence
+    from jsonb_to_recordset(${records}::jsonb) as r(user_id text, at timestamptz, evidence text)
+    where d.user_id = r.user_id and d.run_id = ${runId} and d.state = 'suspected'`);
+}
+
+/** What a sweep found is decided together when the run ends: all of it, or all held. */
+export async function decideSuspects(
+  tx: Executor,
+  db: Db,
+  runId: number,
+  breaker: Breaker,
+): Promise<{ deleted: number; held: number }> {
+  const { t } = db;
+  const verified = await rows<Absence>(
+    tx,
+    sql`select distinct on (d.user_id) d.user_id as "userId", d.evidence,
+               ${asInstant(sql`d.verified_at`)} as "observedAt"
+        from ${t.deletions} d join ${t.users} u on u.user_id = d.user_id and u.deleted_at is null
+        where d.run_id = ${runId} and d.state = 'verified' order by d.user_id, d.verified_at desc`,
+  );
+  const held = isHeld(verified.length, await countLive(tx, db), breaker);
+  const summary = held ? undefined : await tombstone(tx, db, verified, 'sweep');
+  // Those that something newer was seen of, or that an event removed meanwhile, are nobody's business now.
+  await tx.execute(sql`
+    update ${t.deletions}
+    set state = ${held ? 'held' : 'tombstoned'},
+        decided_at = case when ${held} then null else clock_timestamp() end
+    where run_id = ${runId} and state = 'verified'`);
+  return { deleted: summary?.deleted.length ?? 0, held: held ? verified.length : 0 };
+}
+
+/** Writes the tombstones. */
+export async function tombstone(
+  tx: Executor,
+  { t }: Db,
+  absences: readonly Absence[],
+  witness: Witness,
+): Promise<ApplySummary> {
+  return applyObservations(
+    tx,
+    t,
+    absences.map(({ userId, observedAt }) => ({ kind: 'absent', userId, observedAt })),
+    witness,
+  );
+}

@@ -1,0 +1,243 @@
+import { sql } from 'drizzle-orm';
+
+import { asInstant, rows, textArray, transaction, type Executor } from '../mirror/database.ts';
+import { applyObservations } from './apply.ts';
+import { deleteReported, type Breaker } from './deletions.ts';
+import { judgeLooks, hintOf, type Judged } from './hints.ts';
+import { lookUp, type Absence } from './lookUp.ts';
+
+import type { Call, DescopeClient } from '../descope/types.ts';
+import type { Mirror } from '../mirror/database.ts';
+import type { Instant, Observation, Witness } from '../observation.ts';
+
+/*
+ * In: ids of inbox events. Out: the users they name looked at, written, and the events marked done in
+ * the same transaction. An event that names nobody opens a window or a sweep instead. Never writes
+ * anything an event says.
+ */
+
+export interface EventDeps {
+  readonly mirror: Mirror;
+  readonly client: DescopeClient;
+  readonly includeTestUsers: boolean;
+  readonly breaker: Breaker;
+  /** Opens a window of modified users around an instant (epoch ms of Descope's clock), durably. */
+  readonly openWindow: (tx: Executor, aroundMs: number) => Promise<void>;
+  /** Opens a sweep, durably. */
+  readonly openSweep: (tx: Executor, reason: string) => Promise<void>;
+}
+
+/** An event of the inbox that waits to be applied. */
+export interface DueEvent {
+  readonly eventId: string;
+  readonly action: string;
+  readonly userIds: readonly string[];
+  readonly loginIds: readonly string[];
+  readonly occurredAt: Instant;
+  readonly looks: number;
+  readonly witness: Witness;
+}
+
+/** What a flight of events did. */
+export interface Applied {
+  readonly events: number;
+  readonly created: number;
+  readonly updated: number;
+  readonly deleted: number;
+  readonly held: number;
+  /** Events to look at again, by the wait until then. */
+  readonly again: ReadonlyMap<number, readonly string[]>;
+  /** A window or a sweep was opened. */
+  readonly opened: boolean;
+}
+
+/** Most ids a load takes. */
+const LOAD_LIMIT = 100;
+
+/**
+ * Applies those of these events that are pending and due.
+ * @throws the client's errors; nothing is marked done then, and all of it may be done again
+ */
+export async function applyEvents(
+  deps: EventDeps,
+  eventIds: readonly string[],
+  call: Call,
+): Promise<Applied> {
+  const due = await readDue(deps, eventIds);
+  const named = await resolveLoginIds(deps, due, call);
+  const hints = hintsByUser(named);
+  const seen = new Map<string, Observation>();
+  const absences = new Map<string, Absence>();
+  const userIds = [...hints.keys()];
+  for (let at = 0; at < userIds.length; at += LOAD_LIMIT) {
+    const chunk = userIds.slice(at, at + LOAD_LIMIT);
+    const suspected = (userId: string) => hints.get(userId)?.has('deleted') ?? false;
+    const { present, absent } = await lookUp(deps.client, chunk, suspected, call);
+    for (const observation of present) seen.set(observation.userId, observation);
+    for (const absence of absent) absences.set(absence.userId, absence);
+  }
+  const known = await readKnown(deps, [...absences.keys()]);
+  const judged = named.map((event) => judgeLooks(event, { seen, absences, known }));
+  return transaction(deps.mirror, (tx) => commit(deps, tx, { judged, seen, absences }));
+}
+
+async function readDue(deps: EventDeps, eventIds: readonly string[]): Promise<DueEvent[]> {
+  const { db, t } = deps.mirror;
+  return rows<DueEvent>(
+    db,
+    sql`select event_id as "eventId", action, user_ids as "userIds", login_ids as "loginIds",
+               ${asInstant(sql`occurred_at`)} as "occurredAt", looks,
+               case when webhook_at is not null then 'webhook'
+                    when audit_at is not null then 'audit' else 'archive' end as witness
+        from ${t.events}
+        where event_id = any(${textArray(eventIds)}) and state = 'pending'
+          and due_at <= clock_timestamp()
+        order by seq`,
+  );
+}
+
+/** Events that name users by login id only: Descope is asked who that is, and the mirror who it was. */
+async function resolveLoginIds(
+  deps: EventDeps,
+  due: readonly DueEvent[],
+  call: Call,
+): Promise<DueEvent[]> {
+  const resolved: DueEvent[] = [];
+  for (const event of due) {
+    if (event.userIds.length > 0 || event.loginIds.length === 0) {
+      resolved.push(event);
+      continue;
+    }
+    const userIds = new Set<string>();
+    for (const loginId of event.loginIds) {
+      const { user } = await deps.client.loadUserByLoginId(loginId, call);
+      if (user) userIds.add(user.userId);
+    }
+    const owners = await rows<{ userId: string }>(
+      deps.mirror.db,
+      sql`select user_id as "userId" from ${deps.mirror.t.users}
+          where login_ids && ${textArray(event.loginIds)} and deleted_at is null`,
+    );
+    for (const { userId } of owners) userIds.add(userId);
+    resolved.push({ ...event, userIds: [...userIds] });
+  }
+  return resolved;
+}
+
+function hintsByUser(events: readonly DueEvent[]): Map<string, Set<string>> {
+  const hints = new Map<string, Set<string>>();
+  for (const event of events) {
+    for (const userId of event.userIds) {
+      const known = hints.get(userId) ?? new Set();
+      hints.set(userId, known.add(hintOf(event.action)));
+    }
+  }
+  return hints;
+}
+
+/** Of these users, those the mirror has long held as live; only of them is "not found" news at once. */
+async function readKnown(deps: EventDeps, userIds: readonly string[]): Promise<Set<string>> {
+  if (userIds.length === 0) return new Set();
+  const { db, t } = deps.mirror;
+  const found = await rows<{ userId: string }>(
+    db,
+    // A user created a moment ago may not have reached every replica of Descope's database.
+    sql`select user_id as "userId" from ${t.users}
+        where user_id = any(${textArray(userIds)})
+          and (created_time is null or created_time < clock_timestamp() - interval '2 minutes')`,
+  );
+  return new Set(found.map((row) => row.userId));
+}
+
+interface Findings {
+  readonly judged: readonly Judged[];
+  readonly seen: ReadonlyMap<string, Observation>;
+  readonly absences: ReadonlyMap<string, Absence>;
+}
+
+async function commit(deps: EventDeps, tx: Executor, findings: Findings): Promise<Applied> {
+  const { t } = deps.mirror;
+  const counts = { created: 0, updated: 0, deleted: 0, held: 0 };
+  // Users that some event still waits for are not removed on the word of this look.
+  const unsettled = new Set(findings.judged.flatMap((j) => (j.againMs === null ? [] : j.doubted)));
+  for (const witness of ['webhook', 'audit', 'archive'] as const) {
+    const users = usersOf(findings.judged, witness);
+    const present = pick(users, findings.seen).filter((o) => isWanted(deps, o));
+    const absent = pick(users, findings.absences).filter((a) => !unsettled.has(a.userId));
+    const written = await applyObservations(tx, t, present, witness);
+    const { summary, held } = await deleteReported(tx, deps.mirror, absent, witness, deps.breaker);
+    counts.created += written.created.length;
+    counts.updated += written.updated.length + written.restored.length;
+    counts.deleted += summary.deleted.length;
+    if (held) counts.held += absent.length;
+  }
+  const opened = await openWhatNamesNobody(deps, tx, findings.judged);
+  const again = await markEvents(deps, tx, findings.judged);
+  return { events: findings.judged.length, ...counts, again, opened };
+}
+
+/** Users looked at because of this witness, each under one witness only: the first to tell. */
+function usersOf(judged: readonly Judged[], witness: Witness): Set<string> {
+  const order: readonly Witness[] = ['webhook', 'audit', 'archive'];
+  const earlier = new Set(order.slice(0, order.indexOf(witness)));
+  const taken = new Set(
+    judged.filter((j) => earlier.has(j.event.witness)).flatMap((j) => j.event.userIds),
+  );
+  return new Set(
+    judged
+      .filter((j) => j.event.witness === witness)
+      .flatMap((j) => j.event.userIds.filter((userId) => !taken.has(userId))),
+  );
+}
+
+function pick<T>(userIds: ReadonlySet<string>, from: ReadonlyMap<string, T>): T[] {
+  return [...userIds].map((userId) => from.get(userId)).filter((found) => found !== undefined);
+}
+
+function isWanted(deps: EventDeps, observation: Observation): boolean {
+  return deps.includeTestUsers || observation.kind === 'absent' || !observation.row.test;
+}
+
+async function openWhatNamesNobody(
+  deps: EventDeps,
+  tx: Executor,
+  judged: readonly Judged[],
+): Promise<boolean> {
+  const nameless = judged.map((j) => j.event).filter((event) => event.userIds.length === 0);
+  const lost = nameless.filter((event) => event.loginIds.length === 0);
+  const deletes = lost.filter((event) => hintOf(event.action) === 'deleted');
+  const others = lost.filter((event) => hintOf(event.action) !== 'deleted');
+  if (deletes.length > 0) await deps.openSweep(tx, 'users deleted, the event does not say which');
+  for (const moment of new Set(others.map((event) => event.occurredAt.slice(0, 16)))) {
+    // One window a minute of such events, whatever their number.
+    await deps.openWindow(tx, Date.parse(`${moment}:30Z`));
+  }
+  return lost.length > 0;
+}
+
+/** Marks events done, or due again; in the transaction of the rows they asked for. */
+async function markEvents(
+  deps: EventDeps,
+  tx: Executor,
+  judged: readonly Judged[],
+): Promise<Map<number, string[]>> {
+  const again = new Map<number, string[]>();
+  const records = judged.map(({ event, againMs, outcome }) => {
+    if (againMs !== null) {
+      again.set(againMs, [...(again.get(againMs) ?? []), event.eventId]);
+    }
+    return { event_id: event.eventId, outcome, again_ms: againMs };
+  });
+  if (records.length === 0) return again;
+  records.sort((a, b) => (a.event_id < b.event_id ? -1 : 1));
+  await tx.execute(sql`
+    update ${deps.mirror.t.events} as e
+    set state = case when r.again_ms is null then 'applied' else 'pending' end,
+        applied_at = case when r.again_ms is null then clock_timestamp() end,
+        looks = e.looks + 1, outcome = r.outcome, error = null,
+        due_at = clock_timestamp() + make_interval(secs => coalesce(r.again_ms, 0) / 1000.0)
+    from jsonb_to_recordset(${JSON.stringify(records)}::jsonb)
+      as r(event_id text, outcome text, again_ms integer)
+    where e.event_id = r.event_id and e.state = 'pending'`);
+  return again;
+}

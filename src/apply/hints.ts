@@ -1,0 +1,76 @@
+import type { Observation } from '../observation.ts';
+import type { DueEvent } from './events.ts';
+import type { Absence } from './lookUp.ts';
+
+/** What an event leads us to expect of its users. */
+export type Hint = 'created' | 'modified' | 'deleted';
+
+/** By the action's ending; singular and plural alike. */
+export function hintOf(action: string): Hint {
+  if (/created$/i.test(action)) return 'created';
+  if (/deleted$/i.test(action)) return 'deleted';
+  return 'modified';
+}
+
+/** What the loads showed of all users of a flight. */
+export interface Sight {
+  readonly seen: ReadonlyMap<string, Observation>;
+  readonly absences: ReadonlyMap<string, Absence>;
+  /** Users the mirror has held for some time. */
+  readonly known: ReadonlySet<string>;
+}
+
+/** An event and what to do with it now. */
+export interface Judged {
+  readonly event: DueEvent;
+  /** Wait until the next look, in ms; null: done. */
+  readonly againMs: number | null;
+  /** Users for whom this look is not the last word. */
+  readonly doubted: readonly string[];
+  readonly outcome: string;
+}
+
+/** Waits before looking again. A provider's replica that lags more than this is the pulls' to mend. */
+const AGAIN_MS = [1_000, 3_000, 10_000, 30_000];
+/** A stale copy or a user that outlives its deletion is looked at again this often. */
+const DOUBTS = 3;
+/** An event is written a moment after the change it tells of. */
+const TOLERANCE_MS = 2_000;
+
+/**
+ * Decides whether what was seen fits what the event told. Reads at the provider may lag behind its
+ * events: a created user that is not there yet, a deleted one that still is, a copy older than its
+ * change are looked at again, a few times, before they are believed. Pure.
+ */
+export function judgeLooks(event: DueEvent, sight: Sight): Judged {
+  const hint = hintOf(event.action);
+  const doubted = event.userIds.filter((userId) => isDoubtful(event, hint, userId, sight));
+  const waitMs = AGAIN_MS[event.looks];
+  const patience = doubted.some((userId) => sight.absences.has(userId)) ? AGAIN_MS.length : DOUBTS;
+  if (doubted.length > 0 && waitMs !== undefined && event.looks < patience) {
+    return { event, againMs: waitMs, doubted, outcome: 'not visible yet' };
+  }
+  return { event, againMs: null, doubted: [], outcome: describe(event, sight) };
+}
+
+function isDoubtful(event: DueEvent, hint: Hint, userId: string, sight: Sight): boolean {
+  const observation = sight.seen.get(userId);
+  if (observation === undefined) return hint !== 'deleted' && !sight.known.has(userId);
+  if (hint === 'deleted') return true;
+  if (observation.kind === 'absent' || observation.row.modifiedTime === null) return false;
+  const modifiedMs = Date.parse(observation.row.modifiedTime);
+  return /^Users?(Created|Modified)$/.test(event.action)
+    ? Date.parse(event.occurredAt) - modifiedMs > TOLERANCE_MS
+    : false;
+}
+
+function describe(event: DueEvent, sight: Sight): string {
+  if (event.userIds.length === 0) {
+    return event.loginIds.length === 0 ? 'names nobody: reading a window' : 'no such user';
+  }
+  const present = event.userIds.filter((userId) => sight.seen.has(userId)).length;
+  const absent = event.userIds.length - present;
+  return [present > 0 ? `${present} present` : '', absent > 0 ? `${absent} absent` : '']
+    .filter((part) => part !== '')
+    .join(', ');
+}

@@ -1,0 +1,77 @@
+import { DescopeUnavailable } from '../errors.ts';
+
+import type { Call, DescopeClient } from '../descope/types.ts';
+import type { Instant, Observation } from '../observation.ts';
+
+/** A user that a load by id says is gone, and what said so. */
+export interface Absence {
+  readonly userId: string;
+  readonly observedAt: Instant;
+  readonly evidence: string;
+}
+
+export interface LookUp {
+  readonly present: readonly Observation[];
+  readonly absent: readonly Absence[];
+}
+
+type Loads = Pick<DescopeClient, 'loadUsers' | 'loadUser'>;
+
+/**
+ * Loads up to 100 users by id and tells who is there and who is certainly not (guarantee G4).
+ *
+ * Absence takes two kinds of evidence. `suspected` says whether a user already has the first (a
+ * delete event, or missing from a proven window); for those, missing from a load is the second. Any
+ * other missing user is asked for singly until Descope itself says "not found" (E112102). An answer
+ * that holds nobody at all could be wrongly empty, so one of its users is asked for singly first.
+ *
+ * @throws what the client throws; DescopeUnavailable when an answer turns out wrongly empty
+ */
+export async function lookUp(
+  client: Loads,
+  userIds: readonly string[],
+  suspected: (userId: string) => boolean,
+  call: Call,
+): Promise<LookUp> {
+  const [only, ...others] = userIds;
+  if (only === undefined) return { present: [], absent: [] };
+  if (others.length === 0) return lookAtOne(client, only, call);
+
+  const answer = await client.loadUsers(userIds, call);
+  const present: Observation[] = answer.users.map((row) => ({
+    kind: 'present',
+    userId: row.userId,
+    row,
+    observedAt: answer.observedAt,
+    by: 'load',
+  }));
+  const absent: Absence[] = [];
+  let unsure = [...answer.missing];
+  const [first] = unsure;
+  if (present.length === 0 && first !== undefined) {
+    const one = await lookAtOne(client, first, call);
+    if (one.present.length > 0) {
+      throw new DescopeUnavailable('load users', 'an answer without users that exist');
+    }
+    absent.push(...one.absent);
+    unsure = unsure.slice(1);
+  }
+  for (const userId of unsure) {
+    if (suspected(userId)) {
+      absent.push({ userId, observedAt: answer.observedAt, evidence: 'missing from a load by id' });
+    } else {
+      const one = await lookAtOne(client, userId, call);
+      present.push(...one.present);
+      absent.push(...one.absent);
+    }
+  }
+  return { present, absent };
+}
+
+async function lookAtOne(client: Loads, userId: string, call: Call): Promise<LookUp> {
+  const { user, observedAt } = await client.loadUser(userId, call);
+  if (user === null) {
+    return { present: [], absent: [{ userId, observedAt, evidence: 'not found (E112102)' }] };
+  }
+  return { present: [{ kind: 'present', userId, row: user, observedAt, by: 'load' }], absent: [] };
+}

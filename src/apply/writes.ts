@@ -1,0 +1,123 @@
+import { sql } from 'drizzle-orm';
+
+import { asInstant, rows, textArray } from '../mirror/database.ts';
+import { changedFields, decideAll, note, tally, type Batch, type Decided } from './batch.ts';
+import {
+  insertTenants,
+  recordColumns,
+  toUserRecords,
+  userColumns,
+  userRecordType,
+} from './records.ts';
+
+import type { Observation } from '../observation.ts';
+import type { Decision, StoredUser } from './ordering.ts';
+
+/*
+ * Writes to rows the mirror has. Each statement repeats the write rule in its own `where`: an older
+ * observation finds no row to write.
+ */
+
+interface LockedUser extends StoredUser {
+  readonly userId: string;
+  readonly raw: Record<string, unknown>;
+}
+
+/** Locks the rows that differ, decides again on what the lock shows, and writes. */
+export async function writeExisting(batch: Batch, decided: readonly Decided[]): Promise<void> {
+  const writes = new Set<Decision>(['update', 'restore', 'tombstone']);
+  const candidates = decided
+    .filter((d) => !d.isNew && writes.has(d.decision))
+    .map((d) => d.observation);
+  if (candidates.length === 0) return;
+  const locked = await rows<LockedUser>(
+    batch.tx,
+    sql`select user_id as "userId", content_hash as "contentHash", deleted_at is not null as gone,
+               ${asInstant(sql`observed_at`)} as "observedAt", raw
+        from ${batch.t.users} where user_id = any(${textArray(candidates.map((o) => o.userId))})
+        order by user_id for update`,
+  );
+  const before = new Map(locked.map((row) => [row.userId, row]));
+  const again = decideAll(candidates, before);
+  tally(batch.summary, again);
+  await updateUsers(batch, again, before);
+  await tombstoneUsers(batch, again);
+}
+
+async function updateUsers(
+  batch: Batch,
+  decided: readonly Decided[],
+  before: ReadonlyMap<string, LockedUser>,
+): Promise<void> {
+  const updates = decided
+    .filter((d) => d.decision === 'update' || d.decision === 'restore')
+    .map((d) => d.observation)
+    .filter((o) => o.kind === 'present');
+  if (updates.length === 0) return;
+  const { tx, t, witness } = batch;
+  const written = await rows<{ userId: string }>(
+    tx,
+    sql`
+      update ${t.users} as u
+      set (${userColumns}, observed_at, changed_at, deleted_at, witness)
+        = row(${recordColumns}, r.observed_at, clock_timestamp(), null::timestamptz, ${witness}::text)
+      from jsonb_to_recordset(${toUserRecords(updates)}::jsonb) as r(${userRecordType})
+      where u.user_id = r.user_id
+        and (u.observed_at, u.deleted_at is null, u.content_hash)
+          < (r.observed_at, true, r.content_hash)
+      returning u.user_id as "userId"`,
+  );
+  const done = new Set(written.map((row) => row.userId));
+  const changed = updates.filter((o) => done.has(o.userId));
+  batch.summary.stale += updates.length - changed.length;
+  await deleteTenants(batch, changed);
+  await insertTenants(tx, t, changed);
+  for (const o of changed) {
+    const old = before.get(o.userId);
+    const kind = old?.gone ? 'restored' : 'updated';
+    note(batch, o, kind, changedFields(old?.raw ?? {}, JSON.parse(o.row.raw)));
+  }
+}
+
+async function tombstoneUsers(batch: Batch, decided: readonly Decided[]): Promise<void> {
+  const absent = decided.filter((d) => d.decision === 'tombstone').map((d) => d.observation);
+  if (absent.length === 0) return;
+  const records = JSON.stringify(
+    absent.map((o) => ({ user_id: o.userId, observed_at: o.observedAt })),
+  );
+  const written = await rows<{ userId: string }>(
+    batch.tx,
+    sql`
+      update ${batch.t.users} as u
+      set deleted_at = clock_timestamp(), changed_at = clock_timestamp(),
+          observed_at = r.observed_at, witness = ${batch.witness}
+      from jsonb_to_recordset(${records}::jsonb) as r(user_id text, observed_at timestamptz)
+      where u.user_id = r.user_id and u.deleted_at is null and u.observed_at < r.observed_at
+      returning u.user_id as "userId"`,
+  );
+  const done = new Set(written.map((row) => row.userId));
+  const gone = absent.filter((o) => done.has(o.userId));
+  await deleteTenants(batch, gone);
+  for (const o of gone) note(batch, o, 'deleted', []);
+}
+
+/** The same content, seen later by a load. */
+export async function touch({ tx, t }: Batch, decided: readonly Decided[]): Promise<void> {
+  const seen = decided.filter((d) => d.decision === 'touch').map((d) => d.observation);
+  if (seen.length === 0) return;
+  const records = JSON.stringify(
+    seen.map((o) => ({ user_id: o.userId, observed_at: o.observedAt })),
+  );
+  await tx.execute(sql`
+    update ${t.users} as u set observed_at = r.observed_at
+    from (select * from jsonb_to_recordset(${records}::jsonb) as r(user_id text, observed_at timestamptz)
+          order by user_id) as r
+    where u.user_id = r.user_id and u.observed_at < r.observed_at`);
+}
+
+async function deleteTenants({ tx, t }: Batch, of: readonly Observation[]): Promise<void> {
+  if (of.length === 0) return;
+  await tx.execute(
+    sql`delete from ${t.userTenants} where user_id = any(${textArray(of.map((o) => o.userId))})`,
+  );
+}

@@ -1,0 +1,209 @@
+import { sql } from 'drizzle-orm';
+
+import { rows, type Executor, type Mirror } from '../mirror/database.ts';
+
+/*
+ * The ledger of what has been read (guarantee G5): runs, their windows and the watermarks. Every
+ * unit of work is a row here before anybody works on it, so that a flushed queue or a killed process
+ * loses nothing; progress moves in the transaction of the rows it stands for.
+ */
+
+/** Descope's audit search shows 30 days; a little less, so that the edge does not pass us while we ask. */
+export const AUDIT_RETENTION_MS = 30 * 86_400_000 - 600_000;
+
+export type Pull = 'modified' | 'audit' | 'sweep';
+export type Outcome = 'complete' | 'partial' | 'blocked';
+
+/** A window as the ledger holds it; times in epoch ms of Descope's clock. */
+export interface Window {
+  readonly windowId: number;
+  readonly runId: number;
+  readonly pull: Pull;
+  readonly fromMs: number;
+  readonly toMs: number | null;
+  /** Everything before it is read and written; null where nothing is yet. */
+  readonly cursorMs: number | null;
+  readonly state: 'open' | 'proven' | 'gap';
+}
+
+export interface Run {
+  readonly runId: number;
+  readonly pull: Pull;
+  readonly reason: string;
+  readonly startedAt: string;
+  readonly outcome: Outcome | null;
+  readonly total: number | null;
+}
+
+export type Db = Pick<Mirror, 't'>;
+
+export const epochMs = (column: string) =>
+  sql.raw(`(extract(epoch from ${column}) * 1000)::float8 as "${column}Ms"`);
+export const instantOf = (ms: number | null) =>
+  ms === null ? sql`null::timestamptz` : sql`to_timestamp(${ms / 1000}::float8)`;
+
+/** Opens a run of a pull. Of the sweep there is one at a time: the open one is returned where there is one. */
+export async function openRun(
+  tx: Executor,
+  { t }: Db,
+  pull: Pull,
+  reason: string,
+): Promise<{ runId: number; isNew: boolean }> {
+  if (pull === 'sweep') {
+    // Two processes that start a first sweep at once must end up in the same one.
+    await tx.execute(sql`select pg_advisory_xact_lock(hashtext('rollcall sweep'))`);
+    const open = await openSweep(tx, { t });
+    if (open) return { runId: open.runId, isNew: false };
+  }
+  const [run] = await rows<{ runId: string }>(
+    tx,
+    sql`insert into ${t.syncRuns} (pull, reason) values (${pull}, ${reason})
+        returning run_id as "runId"`,
+  );
+  return { runId: Number(run?.runId), isNew: true };
+}
+
+/** The sweep that has begun and not ended; undefined where there is none. */
+export async function openSweep(db: Executor, { t }: Db): Promise<Run | undefined> {
+  const found = await rows<Run>(
+    db,
+    sql`select run_id::int as "runId", pull, reason, started_at as "startedAt", outcome, total::int
+        from ${t.syncRuns} where pull = 'sweep' and outcome is null order by run_id limit 1`,
+  );
+  return found[0];
+}
+
+/** Whether any sweep has ever completed: before that the mirror is still filling. */
+export async function hasCompletedSweep(db: Executor, { t }: Db): Promise<boolean> {
+  const found = await rows(
+    db,
+    sql`select 1 from ${t.syncRuns} where pull = 'sweep' and outcome = 'complete' limit 1`,
+  );
+  return found.length > 0;
+}
+
+export async function finishRun(
+  tx: Executor,
+  { t }: Db,
+  runId: number,
+  outcome: Outcome,
+  error: string | null = null,
+): Promise<void> {
+  await tx.execute(sql`
+    update ${t.syncRuns} set outcome = ${outcome}, finished_at = clock_timestamp(), error = ${error}
+    where run_id = ${runId} and outcome is null`);
+}
+
+/** Adds an open window to a run. */
+export async function openWindow(
+  tx: Executor,
+  { t }: Db,
+  window: Pick<Window, 'runId' | 'pull' | 'fromMs' | 'toMs'>,
+): Promise<number> {
+  const [row] = await rows<{ windowId: string }>(
+    tx,
+    sql`insert into ${t.syncWindows} (run_id, pull, from_time, to_time)
+        values (${window.runId}, ${window.pull}, ${instantOf(window.fromMs)}, ${instantOf(window.toMs)})
+        returning window_id as "windowId"`,
+  );
+  return Number(row?.windowId);
+}
+
+export async function loadWindow(
+  db: Executor,
+  { t }: Db,
+  windowId: number,
+): Promise<Window | undefined> {
+  const [row] = await rows<{
+    windowId: number;
+    runId: number;
+    pull: Pull;
+    state: Window['state'];
+    from_timeMs: number;
+    to_timeMs: number | null;
+    cursor_timeMs: number | null;
+  }>(
+    db,
+    sql`select window_id::int as "windowId", run_id::int as "runId", pull, state,
+               ${epochMs('from_time')}, ${epochMs('to_time')}, ${epochMs('cursor_time')}
+        from ${t.syncWindows} where window_id = ${windowId}`,
+  );
+  if (!row) return undefined;
+  return {
+    windowId: row.windowId,
+    runId: row.runId,
+    pull: row.pull,
+    state: row.state,
+    fromMs: Math.round(row.from_timeMs),
+    toMs: row.to_timeMs === null ? null : Math.round(row.to_timeMs),
+    cursorMs: row.cursor_timeMs === null ? null : Math.round(row.cursor_timeMs),
+  };
+}
+
+/** Windows that are not proven, oldest first: of one run, or of one pull. */
+export async function unprovenWindows(
+  db: Executor,
+  { t }: Db,
+  of: { readonly runId: number } | { readonly pull: Pull },
+): Promise<number[]> {
+  const where = 'runId' in of ? sql`run_id = ${of.runId}` : sql`pull = ${of.pull}`;
+  const found = await rows<{ windowId: number }>(
+    db,
+    sql`select window_id::int as "windowId" from ${t.syncWindows}
+        where state <> 'proven' and ${where} order by from_time, window_id`,
+  );
+  return found.map((row) => row.windowId);
+}
+
+export interface Progress {
+  readonly rowsRead: number;
+  readonly total: number;
+  readonly requests: number;
+  readonly created: number;
+  readonly updated: number;
+}
+
+/**
+ * Moves a window's cursor from `window.cursorMs` to `untilMs` (null: to its end, which proves it).
+ * False where somebody else moved it meanwhile: then the caller rolls its step back and stops.
+ */
+export async function advanceWindow(
+  tx: Executor,
+  { t }: Db,
+  window: Window,
+  untilMs: number | null,
+  progress: Progress,
+): Promise<boolean> {
+  const moved = await rows(
+    tx,
+    sql`
+      update ${t.syncWindows}
+      set cursor_time = ${instantOf(untilMs)},
+          state = ${untilMs === null ? 'proven' : 'open'},
+          proven_at = case when ${untilMs === null} then clock_timestamp() end,
+          rows_read = rows_read + ${progress.rowsRead}, requests = requests + ${progress.requests},
+          total = coalesce(total, ${progress.total}), updated_at = clock_timestamp(), error = null
+      where window_id = ${window.windowId} and state <> 'proven'
+        and cursor_time is not distinct from ${instantOf(window.cursorMs)}
+      returning 1`,
+  );
+  if (moved.length === 0) return false;
+  await tx.execute(sql`
+    update ${t.syncRuns}
+    set rows_read = rows_read + ${progress.rowsRead}, requests = requests + ${progress.requests},
+        created = created + ${progress.created}, updated = updated + ${progress.updated}
+    where run_id = ${window.runId}`);
+  return true;
+}
+
+/** Leaves a visible gap, with the reason; it is read again without being asked. */
+export async function markGap(
+  db: Executor,
+  { t }: Db,
+  windowId: number,
+  reason: string,
+): Promise<void> {
+  await db.execute(sql`
+    update ${t.syncWindows} set state = 'gap', error = ${reason}, updated_at = clock_timestamp()
+    where window_id = ${windowId} and state <> 'proven'`);
+}

@@ -1,0 +1,150 @@
+import { applyObservations } from '../apply/apply.ts';
+import { nominateMissing } from '../apply/deletions.ts';
+import { lookUp } from '../apply/lookUp.ts';
+import { describeError, Stopping } from '../errors.ts';
+import { transaction, type Mirror } from '../mirror/database.ts';
+import { advanceWindow, loadWindow, markGap, type Window } from './ledger.ts';
+import { advanceWatermark } from './watermark.ts';
+import { readRange, type ProvenStep, type Range } from './readRange.ts';
+
+import type { ApplySummary } from '../apply/batch.ts';
+import type { Call, DescopeClient } from '../descope/types.ts';
+
+/*
+ * In: the id of a window in the ledger. Out: its users in the mirror and the window proven, or a gap
+ * with its reason. A step's rows and its progress are one transaction, so a killed process repeats a
+ * step at most. Two readers of one window do no harm: the one whose step comes second stops.
+ */
+
+export interface PullDeps {
+  readonly mirror: Mirror;
+  /** The patient client: it has done what asking again can do. */
+  readonly client: DescopeClient;
+  readonly pageSize: number;
+  readonly includeTestUsers: boolean;
+  /** Told of each step as it is committed. */
+  readonly onStep?: (step: { pull: Window['pull']; rows: number; summary: ApplySummary }) => void;
+}
+
+/** Another reader moved the window's cursor: this one's step is rolled back. */
+class TakenOver extends Error {}
+
+/**
+ * Reads a window from where its cursor stands to its end.
+ * @throws the client's errors, WindowUnproven, Stopping; the window is then a gap, or open
+ */
+export async function readWindow(
+  deps: PullDeps,
+  windowId: number,
+  signal: AbortSignal,
+): Promise<'proven' | 'left'> {
+  const window = await loadWindow(deps.mirror.db, deps.mirror, windowId);
+  if (!window || window.state === 'proven') return 'left';
+  try {
+    await readSteps(deps, window, signal);
+    return 'proven';
+  } catch (error) {
+    if (error instanceof TakenOver) return 'left';
+    if (!(error instanceof Stopping)) {
+      await markGap(deps.mirror.db, deps.mirror, windowId, describeError(error));
+    }
+    throw error;
+  }
+}
+
+async function readSteps(deps: PullDeps, window: Window, signal: AbortSignal): Promise<void> {
+  const isSweep = window.pull === 'sweep';
+  const call: Call = { priority: isSweep ? 'sweep' : 'pull', signal };
+  const range: Range = {
+    field: isSweep ? 'createdTime' : 'modifiedTime',
+    fromMs: window.cursorMs ?? window.fromMs,
+    ...(window.toMs === null ? {} : { toMs: window.toMs }),
+  };
+  let requests = 0;
+  const counting = {
+    searchUsers: (...args: Parameters<DescopeClient['searchUsers']>) => {
+      requests++;
+      return deps.client.searchUsers(...args);
+    },
+  };
+  const reading = readRange(
+    { client: counting, pageSize: deps.pageSize, doubtNobody: isSweep },
+    range,
+    call,
+  );
+  let at = window;
+  for await (const step of ahead(reading)) {
+    const spent = requests;
+    requests = 0;
+    await commitStep(deps, at, step, spent, call);
+    at = { ...at, cursorMs: step.untilMs };
+    if (signal.aborted && step.untilMs !== null) throw new Stopping();
+  }
+}
+
+/** Asks for the next step while the last one is being written: reading and writing overlap. */
+async function* ahead<T>(source: AsyncGenerator<T, void>): AsyncGenerator<T, void> {
+  let next = source.next();
+  for (;;) {
+    const { value, done } = await next;
+    if (done) return;
+    next = source.next();
+    // A failure of the read ahead is met when its turn comes, not as an unhandled rejection.
+    next.catch(() => undefined);
+    yield value;
+  }
+}
+
+async function commitStep(
+  deps: PullDeps,
+  window: Window,
+  step: ProvenStep,
+  requests: number,
+  call: Call,
+): Promise<void> {
+  const { mirror } = deps;
+  const summary = await transaction(mirror, async (tx) => {
+    const written = await applyObservations(
+      tx,
+      mirror.t,
+      step.observations,
+      window.pull === 'sweep' ? 'sweep' : 'modified',
+    );
+    if (window.pull === 'sweep') {
+      await nominateMissing(tx, mirror, {
+        runId: window.runId,
+        fromMs: step.fromMs,
+        untilMs: step.untilMs,
+        seen: step.observations.map((o) => o.userId),
+        observedAt: step.observedAt,
+        includeTestUsers: deps.includeTestUsers,
+      });
+    }
+    const moved = await advanceWindow(tx, mirror, window, step.untilMs, {
+      rowsRead: step.observations.length,
+      total: step.total,
+      requests,
+      created: written.created.length,
+      updated: written.updated.length + written.restored.length,
+    });
+    if (!moved) throw new TakenOver();
+    if (window.pull === 'modified' && step.untilMs === null && window.toMs !== null) {
+      await advanceWatermark(tx, mirror, 'modified', { fromMs: window.fromMs, toMs: window.toMs });
+    }
+    return written;
+  });
+  deps.onStep?.({ pull: window.pull, rows: step.observations.length, summary });
+  if (summary.refused.length > 0) await reviewTombstones(deps, summary.refused, call);
+}
+
+/** A page shows users whose tombstone is older: only a load by id can say which of the two is right. */
+async function reviewTombstones(
+  deps: PullDeps,
+  userIds: readonly string[],
+  call: Call,
+): Promise<void> {
+  for (let at = 0; at < userIds.length; at += 100) {
+    const { present } = await lookUp(deps.client, userIds.slice(at, at + 100), () => true, call);
+    await transaction(deps.mirror, (tx) => applyObservations(tx, deps.mirror.t, present, 'manual'));
+  }
+}

@@ -1,0 +1,259 @@
+import { sql } from 'drizzle-orm';
+
+import { countLive, decideSuspects, settleSuspects } from '../apply/deletions.ts';
+import { rows, textArray, transaction } from '../mirror/database.ts';
+import {
+  AUDIT_RETENTION_MS,
+  finishRun,
+  openRun,
+  openWindow,
+  unprovenWindows,
+  type Outcome,
+} from './ledger.ts';
+import { beginWatermark, coverBySweep, setWatermark } from './watermark.ts';
+import { lookUp } from '../apply/lookUp.ts';
+import { sourceNowMs } from './sourceClock.ts';
+
+import type { Breaker } from '../apply/deletions.ts';
+import type { Call } from '../descope/types.ts';
+import type { PullDeps } from './readWindow.ts';
+
+/*
+ * The sweep reads everyone, by creation time, in windows; the initial backfill is the first one.
+ * In: an open run of the ledger. Out: its windows, then the decision about the users it missed.
+ * Every step can be taken again: the ledger tells which are done.
+ */
+
+export interface SweepDeps extends PullDeps {
+  readonly breaker: Breaker;
+  /** Coverage by the other pulls begins this long before the first sweep does. */
+  readonly overlapMs: number;
+}
+
+/** Where a sweep stands: windows still to read, or how it ended. */
+export type SweepState =
+  | { readonly kind: 'reading'; readonly windowIds: readonly number[] }
+  | { readonly kind: 'finished'; readonly outcome: Outcome };
+
+/** A window is worth its own half-empty last page from about this many pages on. */
+const PAGES_A_WINDOW = 25;
+/** Read side by side; more would only crowd the budget. */
+const MAX_WINDOWS = 8;
+
+/** Begins a sweep, or joins the one that is under way. */
+export async function startSweep(
+  deps: Pick<SweepDeps, 'mirror'>,
+  reason: string,
+): Promise<{ runId: number; isNew: boolean }> {
+  return transaction(deps.mirror, (tx) => openRun(tx, deps.mirror, 'sweep', reason));
+}
+
+/**
+ * Takes a sweep as far as it goes without reading windows: plans it, or tells which windows are to be
+ * read, or, when all are proven, decides and ends it.
+ */
+export async function advanceSweep(
+  deps: SweepDeps,
+  runId: number,
+  signal: AbortSignal,
+): Promise<SweepState> {
+  const { mirror } = deps;
+  const ended = await readOutcome(deps, runId);
+  if (ended !== undefined) return { kind: 'finished', outcome: ended };
+  const call: Call = { priority: 'sweep', signal };
+  if (!(await isPlanned(deps, runId))) {
+    const blocked = await plan(deps, runId, call);
+    if (blocked !== null) {
+      await finishRun(mirror.db, mirror, runId, 'blocked', blocked);
+      return { kind: 'finished', outcome: 'blocked' };
+    }
+  }
+  const windowIds = await unprovenWindows(mirror.db, mirror, { runId });
+  if (windowIds.length > 0) return { kind: 'reading', windowIds };
+  return finish(deps, runId, call);
+}
+
+async function readOutcome(deps: SweepDeps, runId: number): Promise<Outcome | undefined> {
+  const { db, t } = deps.mirror;
+  const [run] = await rows<{ outcome: Outcome | null }>(
+    db,
+    sql`select outcome from ${t.syncRuns} where run_id = ${runId}`,
+  );
+  return run?.outcome ?? undefined;
+}
+
+async function isPlanned(deps: SweepDeps, runId: number): Promise<boolean> {
+  const { db, t } = deps.mirror;
+  const found = await rows(db, sql`select 1 from ${t.syncWindows} where run_id = ${runId} limit 1`);
+  return found.length > 0;
+}
+
+/** Cuts all time into windows; returns why the sweep cannot be believed, or null. */
+async function plan(deps: SweepDeps, runId: number, call: Call): Promise<string | null> {
+  const { mirror, client } = deps;
+  const nowMs = await sourceNowMs(mirror, client);
+  const first = await client.searchUsers({ field: 'createdTime', limit: 1 }, call);
+  if (first.total === 0) {
+    const live = await countLive(mirror.db, mirror);
+    if (live > 0) return `Descope reports no users at all while the mirror holds ${live}`;
+  }
+  const oldest = first.users[0]?.createdTime;
+  const starts = cutWindows(oldest ? Date.parse(oldest) : nowMs, nowMs, first.total, deps.pageSize);
+  await transaction(mirror, async (tx) => {
+    await tx.execute(sql`select 1 from ${mirror.t.syncRuns} where run_id = ${runId} for update`);
+    // Somebody else may have planned this run while we asked.
+    const planned = await rows(
+      tx,
+      sql`select 1 from ${mirror.t.syncWindows} where run_id = ${runId} limit 1`,
+    );
+    if (planned.length > 0) return;
+    await tx.execute(sql`
+      update ${mirror.t.syncRuns}
+      set total = ${first.total}, covers_to = to_timestamp(${nowMs / 1000}::float8)
+      where run_id = ${runId}`);
+    for (const [at, fromMs] of starts.entries()) {
+      const next = starts[at + 1];
+      const toMs = next === undefined ? null : next - 1;
+      await openWindow(tx, mirror, { runId, pull: 'sweep', fromMs, toMs });
+    }
+    // Subscribe first, then fill: what changes from here on is the other pulls' to find.
+    await beginWatermark(tx, mirror, 'modified', nowMs - deps.overlapMs);
+    await beginWatermark(tx, mirror, 'audit', nowMs - deps.overlapMs);
+  });
+  return null;
+}
+
+/**
+ * Starts of the windows, ascending, in whole seconds of epoch ms. The first is the epoch (from the
+ * beginning), the last one's window stays open towards now. Pure.
+ */
+export function cutWindows(
+  oldestMs: number,
+  nowMs: number,
+  total: number,
+  pageSize: number,
+): number[] {
+  const wanted = Math.floor(total / (PAGES_A_WINDOW * pageSize));
+  const count = Math.max(1, Math.min(MAX_WINDOWS, wanted));
+  const width = Math.max(0, nowMs - oldestMs) / count;
+  const starts = [0];
+  for (let at = 1; at < count; at++) {
+    const start = Math.floor((oldestMs + at * width) / 1000) * 1000;
+    if (start > (starts.at(-1) ?? 0)) starts.push(start);
+  }
+  return starts;
+}
+
+/** All windows are proven: look at the users nobody saw, count once more, decide. */
+async function finish(deps: SweepDeps, runId: number, call: Call): Promise<SweepState> {
+  const { mirror } = deps;
+  await verifySuspects(deps, runId, call);
+  const reopened = await reopenShortWindows(deps, runId, call);
+  if (reopened.length > 0) return { kind: 'reading', windowIds: reopened };
+  const short = await countShort(deps, runId, call);
+  const outcome: Outcome = short > 0 ? 'partial' : 'complete';
+  await transaction(mirror, async (tx) => {
+    const { deleted } = await decideSuspects(tx, mirror, runId, deps.breaker);
+    await tx.execute(
+      sql`update ${mirror.t.syncRuns} set deleted = deleted + ${deleted} where run_id = ${runId}`,
+    );
+    if (outcome === 'complete') {
+      await setWatermark(tx, mirror, 'sweep', runId);
+      // A day less than the trail reaches: it goes on ageing until the next audit pull.
+      const auditReachMs = AUDIT_RETENTION_MS - 86_400_000;
+      await coverBySweep(tx, mirror, { coversToMs: await coversTo(deps, runId), auditReachMs });
+    }
+    await finishRun(
+      tx,
+      mirror,
+      runId,
+      outcome,
+      short > 0 ? `the directory counts ${short} users more than the mirror` : null,
+    );
+  });
+  return { kind: 'finished', outcome };
+}
+
+/** Loads the suspects of a run by id, a hundred at a time, and keeps what the answers say. */
+async function verifySuspects(deps: SweepDeps, runId: number, call: Call): Promise<void> {
+  const { mirror, client } = deps;
+  for (;;) {
+    const suspects = await rows<{ userId: string }>(
+      mirror.db,
+      sql`select distinct user_id as "userId" from ${mirror.t.deletions}
+          where run_id = ${runId} and state = 'suspected' order by user_id limit 100`,
+    );
+    if (suspects.length === 0) return;
+    const ids = suspects.map((row) => row.userId);
+    const answer = await lookUp(client, ids, () => true, call);
+    await transaction(mirror, (tx) => settleSuspects(tx, mirror, runId, answer));
+  }
+}
+
+interface Count {
+  readonly windowId: number;
+  readonly fromMs: number;
+  readonly toMs: number;
+  readonly rereads: number;
+}
+
+/** How many more users the directory counts than the mirror, up to when the sweep began. */
+async function countShort(deps: SweepDeps, runId: number, call: Call): Promise<number> {
+  return shortOf(deps, 0, await coversTo(deps, runId), call);
+}
+
+/** When the run was planned, in epoch ms of Descope's clock. */
+async function coversTo(deps: SweepDeps, runId: number): Promise<number> {
+  const { db, t } = deps.mirror;
+  const [run] = await rows<{ coversToMs: number }>(
+    db,
+    sql`select (extract(epoch from covers_to) * 1000)::float8 as "coversToMs"
+        from ${t.syncRuns} where run_id = ${runId}`,
+  );
+  return Math.round(run?.coversToMs ?? 0);
+}
+
+/** The directory's count of a range less the mirror's own; below zero where it has lost users since. */
+async function shortOf(deps: SweepDeps, fromMs: number, toMs: number, call: Call): Promise<number> {
+  const { mirror, client } = deps;
+  // Whole seconds, and not the last one: its users may be told on either side of the edge.
+  const endMs = Math.floor(toMs / 1000) * 1000;
+  const { total } = await client.searchUsers(
+    { field: 'createdTime', ...(fromMs > 0 ? { fromMs } : {}), toMs: endMs - 1, limit: 1 },
+    call,
+  );
+  const wanted = deps.includeTestUsers ? sql`true` : sql`not test`;
+  const [row] = await rows<{ live: string }>(
+    mirror.db,
+    sql`select count(*) as live from ${mirror.t.users}
+        where deleted_at is null and ${wanted}
+          and created_time >= to_timestamp(${fromMs / 1000 - 1}::float8)
+          and created_time <= to_timestamp(${endMs / 1000}::float8)`,
+  );
+  return total - Number(row?.live ?? 0);
+}
+
+/** Windows are read again where the directory counts more users than the mirror; twice at most. */
+async function reopenShortWindows(deps: SweepDeps, runId: number, call: Call): Promise<number[]> {
+  if ((await countShort(deps, runId, call)) <= 0) return [];
+  const { mirror } = deps;
+  const windows = await rows<Count>(
+    mirror.db,
+    sql`select w.window_id::int as "windowId", w.rereads,
+               (extract(epoch from w.from_time) * 1000)::float8 as "fromMs",
+               (extract(epoch from coalesce(w.to_time, r.covers_to)) * 1000)::float8 as "toMs"
+        from ${mirror.t.syncWindows} w join ${mirror.t.syncRuns} r using (run_id)
+        where run_id = ${runId} and rereads < 2 order by window_id`,
+  );
+  const short: string[] = [];
+  for (const window of windows) {
+    const missing = await shortOf(deps, window.fromMs, window.toMs, call);
+    if (missing > 0) short.push(String(window.windowId));
+  }
+  if (short.length === 0) return [];
+  await mirror.db.execute(sql`
+    update ${mirror.t.syncWindows}
+    set state = 'open', cursor_time = null, proven_at = null, rereads = rereads + 1
+    where window_id::text = any(${textArray(short)})`);
+  return short.map(Number);
+}
