@@ -1,0 +1,17 @@
+import { z } from 'zod';
+
+import { defineJob, KEEP } from './define.ts';
+
+import type { Applier } from '../src/apply/applier.ts';
+
+/** Looks at the users that inbox events name. One job a delivery; the applier shares loads across jobs. */
+export const applyEvents = defineJob({
+  name: 'applyEvents',
+  queue: 'events',
+  payload: z.strictObject({ eventIds: z.array(z.string().min(1)).min(1).max(1000) }),
+  // What fails for longer than this is found again by the recovery tick: the inbox knows it.
+  options: { attempts: 3, backoff: { type: 'exponential', delay: 1_000, jitter: 0.5 }, ...KEEP },
+  async process(deps: { readonly applier: Applier }, { eventIds }): Promise<void> {
+    await deps.applier.apply(eventIds);
+  },
+});

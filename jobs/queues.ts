@@ -1,0 +1,207 @@
+import { createPostgresBackend, Queue, runMigrations, type JobsOptions } from 'bullmq';
+import { Cluster, Redis } from 'ioredis';
+import pg from 'pg';
+
+import { parsePayload, type JobDefinition, type QueueName } from './define.ts';
+
+/*
+ * The queues, on Redis or on the mirror's own Postgres: the same jobs on both. A queue is only a way
+ * to be quick. What is to do is known to Postgres, so losing a queue delays work and never loses any.
+ */
+
+export const QUEUE_NAMES: readonly QueueName[] = ['events', 'pulls'];
+
+export interface EnqueueOptions {
+  readonly delayMs?: number;
+  /** Further jobs of the same id within a minute are dropped. */
+  readonly dedupeId?: string;
+}
+
+/** Parses the payload, then adds the job. Rejects where the queue cannot be reached in time. */
+export type Enqueue = <Payload>(
+  job: JobDefinition<never, Payload>,
+  payload: Payload,
+  options?: EnqueueOptions,
+) => Promise<void>;
+
+export interface QueueSettings {
+  /** Nodes of Redis; several mean a cluster. Null: the queue is in Postgres. */
+  readonly redisNodes: readonly string[] | null;
+  readonly databaseUrl: string;
+  /** The mirror's schema: in Postgres the queues have a schema beside it. */
+  readonly schema: string;
+  /** On Redis, jobs of several mirrors must not mix: their keys begin with the mirror's own id. */
+  readonly mirrorId: string;
+  /** Told of connections that fail; without a listener they would end the process. */
+  readonly onError: (error: Error) => void;
+}
+
+export interface QueueCounts {
+  readonly name: string;
+  readonly waiting: number;
+  readonly active: number;
+  readonly delayed: number;
+  readonly failed: number;
+}
+
+export interface Queues {
+  readonly enqueue: Enqueue;
+  /** Adds many jobs of one kind in one round trip. */
+  readonly enqueueAll: <Payload>(
+    job: JobDefinition<never, Payload>,
+    payloads: readonly Payload[],
+    options?: EnqueueOptions,
+  ) => Promise<void>;
+  readonly counts: () => Promise<QueueCounts[]>;
+  readonly ping: () => Promise<void>;
+  readonly stop: () => Promise<void>;
+}
+
+/** What BullMQ's classes need to reach the backend; `close` ends a connection that was made for them. */
+export interface Backend {
+  readonly options: { connection: never; prefix?: string };
+  readonly factory: never;
+  readonly close: () => Promise<void>;
+}
+
+/** Adding takes milliseconds; a queue that does not answer must not hold up a webhook. */
+const DEADLINE_MS = 5_000;
+const DEDUPE_MS = 60_000;
+/** Enough for adds and counts; workers have their own. */
+const PRODUCER_CONNECTIONS = 3;
+
+/**
+ * A connection for one queue or worker. On Redis, keys carry a hash tag so that a cluster keeps them
+ * in one slot; in Postgres, the queue has a schema beside the mirror's.
+ */
+export function connectBackend(
+  settings: QueueSettings,
+  use: 'producer' | { readonly connections: number },
+): Backend {
+  if (settings.redisNodes === null) {
+    const max = use === 'producer' ? PRODUCER_CONNECTIONS : use.connections;
+    const connection = {
+      connectionString: settings.databaseUrl,
+      schema: queueSchema(settings.schema),
+      max,
+      application_name: 'rollcall queue',
+      connectionTimeoutMillis: DEADLINE_MS,
+    };
+    return {
+      options: { connection: connection as never },
+      factory: createPostgresBackend as never,
+      close: () => Promise.resolve(),
+    };
+  }
+  const redis = connectRedis(settings.redisNodes, use === 'producer');
+  redis.on('error', settings.onError);
+  return {
+    options: { connection: redis as never, prefix: `{rollcall-${settings.mirrorId}}` },
+    factory: undefined as never,
+    close: () => {
+      redis.disconnect();
+      return Promise.resolve();
+    },
+  };
+}
+
+function connectRedis(nodes: readonly string[], isProducer: boolean): Redis | Cluster {
+  // A producer fails at once when Redis is away, the inbox holds the event anyway; a worker waits.
+  const options = isProducer
+    ? { maxRetriesPerRequest: 1, enableOfflineQueue: false }
+    : { maxRetriesPerRequest: null };
+  const [only, ...others] = nodes;
+  if (only !== undefined && others.length === 0) {
+    return new Redis(only, { ...options, connectTimeout: DEADLINE_MS });
+  }
+  return new Cluster([...nodes], { redisOptions: { maxRetriesPerRequest: null } });
+}
+
+function queueSchema(schema: string): string {
+  return `${schema}_queue`;
+}
+
+/** Creates what the queues need in Postgres; nothing on Redis. */
+export async function migrateQueues(settings: QueueSettings): Promise<void> {
+  if (settings.redisNodes !== null) return;
+  const client = new pg.Client({ connectionString: settings.databaseUrl });
+  client.on('error', settings.onError);
+  await client.connect();
+  try {
+    await runMigrations(client, queueSchema(settings.schema));
+  } finally {
+    await client.end();
+  }
+}
+
+/** Opens the queues for adding. Returns at once, also while Redis is away. */
+export function openQueues(settings: QueueSettings): Queues {
+  const opened = QUEUE_NAMES.map((name) => {
+    const backend = connectBackend(settings, 'producer');
+    const queue = new Queue(name, backend.options, backend.factory);
+    queue.on('error', settings.onError);
+    return { name, queue, backend };
+  });
+  const queueOf = (name: QueueName): Queue => {
+    const found = opened.find((one) => one.name === name);
+    if (!found) throw new Error(`there is no queue ${name}`);
+    return found.queue;
+  };
+  const enqueueAll: Queues['enqueueAll'] = async (job, payloads, options) => {
+    const jobs = payloads.map((payload) => ({
+      name: job.name,
+      data: parsePayload(job, payload),
+      opts: toJobOptions(job.options, options),
+    }));
+    await within(DEADLINE_MS, queueOf(job.queue).addBulk(jobs));
+  };
+  return {
+    enqueue: (job, payload, options) => enqueueAll(job, [payload], options),
+    enqueueAll,
+    counts: () => within(DEADLINE_MS, Promise.all(opened.map(countOne))),
+    async ping() {
+      await within(DEADLINE_MS, Promise.all(opened.map(countOne)));
+    },
+    async stop() {
+      for (const { queue, backend } of opened) {
+        await within(DEADLINE_MS, queue.close()).catch(() => undefined);
+        await backend.close();
+      }
+    },
+  };
+}
+
+function toJobOptions(base: JobsOptions, options: EnqueueOptions | undefined): JobsOptions {
+  return {
+    ...base,
+    ...(options?.delayMs === undefined ? {} : { delay: options.delayMs }),
+    ...(options?.dedupeId === undefined
+      ? {}
+      : { deduplication: { id: options.dedupeId, ttl: DEDUPE_MS } }),
+  };
+}
+
+async function countOne({ name, queue }: { name: string; queue: Queue }): Promise<QueueCounts> {
+  const counts = await queue.getJobCounts('waiting', 'prioritized', 'active', 'delayed', 'failed');
+  return {
+    name,
+    waiting: (counts['waiting'] ?? 0) + (counts['prioritized'] ?? 0),
+    active: counts['active'] ?? 0,
+    delayed: counts['delayed'] ?? 0,
+    failed: counts['failed'] ?? 0,
+  };
+}
+
+async function within<T>(ms: number, work: Promise<T>): Promise<T> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<never>((_resolve, reject) => {
+    timer = setTimeout(() => {
+      reject(new Error(`the queue did not answer within ${ms / 1000} s`));
+    }, ms);
+  });
+  try {
+    return await Promise.race([work, late]);
+  } finally {
+    clearTimeout(timer);
+  }
+}

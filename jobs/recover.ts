@@ -1,0 +1,139 @@
+import { sql } from 'drizzle-orm';
+import { createHash, randomUUID } from 'node:crypto';
+
+import { listPending } from '../src/inbox/pending.ts';
+import { rows, type Mirror } from '../src/mirror/database.ts';
+import { hasCompletedSweep, openSweep } from '../src/pull/ledger.ts';
+import { applyEvents } from './applyEvents.ts';
+import { pullModified } from './pullModified.ts';
+import { sweep, sweepWindow } from './sweep.ts';
+
+import type { Queues } from './queues.ts';
+
+/*
+ * What Postgres knows is still to do goes back to the queue: at the start, since the last process may
+ * have been killed, and on a tick, since the queue may have been flushed (guarantee G7). Jobs that are
+ * queued already are harmless beside these; ids keep their number small.
+ */
+
+export interface RecoverySettings {
+  readonly mirror: Mirror;
+  readonly queues: Queues;
+  readonly onError: (error: unknown) => void;
+  readonly tickMs?: number;
+}
+
+/** Shorter than anyone would wait for a lost event, longer than a healthy queue takes. */
+const TICK_MS = 5_000;
+const GRACE_SECONDS = 3;
+/** Events put back a tick: bounded, whatever has piled up (guarantee G8). */
+const EVENTS_A_TICK = 2_000;
+const EVENTS_A_JOB = 100;
+/** A window whose cursor has not moved for this long is nobody's. */
+const ABANDONED_SECONDS = 90;
+
+/** Recovers at once, then on every tick. The first recovery takes over what a killed process left. */
+export function startRecovery(settings: RecoverySettings): { stop(): Promise<void> } {
+  // Ids of an earlier life of this process must not hold back this one's first recovery.
+  const life = randomUUID();
+  let isFirst = true;
+  let running: Promise<void> = Promise.resolve();
+  let busy = false;
+  const tick = () => {
+    // A tick that is still waiting for a slow queue is not joined by a second one.
+    if (busy) return;
+    busy = true;
+    running = recover(settings, life, isFirst)
+      .then(() => {
+        isFirst = false;
+      })
+      .catch(settings.onError)
+      .finally(() => {
+        busy = false;
+      });
+  };
+  tick();
+  const timer = setInterval(tick, settings.tickMs ?? TICK_MS);
+  return {
+    async stop() {
+      clearInterval(timer);
+      await running;
+    },
+  };
+}
+
+async function recover(settings: RecoverySettings, life: string, isFirst: boolean): Promise<void> {
+  const { mirror, queues } = settings;
+  await recoverEvents(settings, life, isFirst ? 0 : GRACE_SECONDS);
+  const abandoned = isFirst ? 0 : ABANDONED_SECONDS;
+  if (await isSweepDue(mirror)) {
+    // A run of the ledger, begun by the job; many replicas asking join the same one.
+    await queues.enqueue(sweep, { reason: 'first fill' }, { dedupeId: `first-${life}` });
+  } else {
+    await recoverSweep(settings, life, isFirst, abandoned);
+  }
+  const windows = await abandonedWindows(mirror, 'modified', abandoned);
+  if (windows.length > 0) {
+    const dedupeId = `gaps-${isFirst ? life : ''}`;
+    await queues.enqueue(pullModified, { gapsOnly: true }, { dedupeId });
+  }
+}
+
+/** Until one sweep has completed the mirror is filling; one that failed is begun again after a minute. */
+async function isSweepDue(mirror: Mirror): Promise<boolean> {
+  if (await hasCompletedSweep(mirror.db, mirror)) return false;
+  if (await openSweep(mirror.db, mirror)) return false;
+  const recent = await rows(
+    mirror.db,
+    sql`select 1 from ${mirror.t.syncRuns}
+        where pull = 'sweep' and finished_at > clock_timestamp() - interval '1 minute' limit 1`,
+  );
+  return recent.length === 0;
+}
+
+async function recoverSweep(
+  { mirror, queues }: RecoverySettings,
+  life: string,
+  isFirst: boolean,
+  abandonedSeconds: number,
+): Promise<void> {
+  if (!(await openSweep(mirror.db, mirror))) return;
+  const windows = await abandonedWindows(mirror, 'sweep', abandonedSeconds);
+  for (const windowId of windows) {
+    const dedupeId = `window-${windowId}${isFirst ? `-${life}` : ''}`;
+    await queues.enqueue(sweepWindow, { windowId }, { dedupeId });
+  }
+  const [unproven] = await abandonedWindows(mirror, 'sweep', 0);
+  if (windows.length > 0 || unproven !== undefined) return;
+  // Nothing left to read: it has to be planned or ended, and the job that should have is gone.
+  await queues.enqueue(sweep, { reason: 'recovery' }, { dedupeId: `sweep-${isFirst ? life : ''}` });
+}
+
+async function abandonedWindows(
+  mirror: Mirror,
+  pull: 'modified' | 'sweep',
+  seconds: number,
+): Promise<number[]> {
+  const found = await rows<{ windowId: number }>(
+    mirror.db,
+    sql`select window_id::int as "windowId" from ${mirror.t.syncWindows}
+        where state <> 'proven' and pull = ${pull}
+          and updated_at <= clock_timestamp() - make_interval(secs => ${seconds})
+        order by from_time limit 100`,
+  );
+  return found.map((row) => row.windowId);
+}
+
+async function recoverEvents(
+  { mirror, queues }: RecoverySettings,
+  life: string,
+  graceSeconds: number,
+): Promise<void> {
+  const due = await listPending(mirror, { seconds: -graceSeconds, most: EVENTS_A_TICK });
+  for (let at = 0; at < due.length; at += EVENTS_A_JOB) {
+    const eventIds = due.slice(at, at + EVENTS_A_JOB).map((row) => row.eventId);
+    const hash = createHash('sha256').update(eventIds.join()).digest('hex').slice(0, 32);
+    const dedupeId = graceSeconds === 0 ? `${hash}-${life}` : hash;
+    await queues.enqueue(applyEvents, { eventIds }, { dedupeId });
+  }
+}

@@ -1,0 +1,45 @@
+import { schedule } from 'node-cron';
+
+import { pullAudit } from './pullAudit.ts';
+import { pullModified } from './pullModified.ts';
+import { sweep } from './sweep.ts';
+
+import type { Enqueue } from './queues.ts';
+
+export interface ScheduleSettings {
+  /** Cron lines; null: never. */
+  readonly modified: string | null;
+  readonly audit: string | null;
+  readonly sweep: string | null;
+  readonly enqueue: Enqueue;
+  readonly onError: (error: unknown) => void;
+}
+
+/** Starts the ticks. They only enqueue, with the tick's own time as id: ten replicas add one job. */
+export function startSchedules(settings: ScheduleSettings): { stop(): void } {
+  const { enqueue } = settings;
+  const ticks = [
+    [settings.modified, (id: string) => enqueue(pullModified, {}, { dedupeId: `modified-${id}` })],
+    [settings.audit, (id: string) => enqueue(pullAudit, {}, { dedupeId: `audit-${id}` })],
+    [
+      settings.sweep,
+      (id: string) => enqueue(sweep, { reason: 'schedule' }, { dedupeId: `sweep-${id}` }),
+    ],
+  ] as const;
+  const tasks = ticks.flatMap(([line, tick]) =>
+    line === null
+      ? []
+      : [
+          schedule(line, (context) => {
+            // Ids may not hold a colon.
+            const id = context.date.toISOString().slice(0, 19).replaceAll(':', '');
+            tick(id).catch(settings.onError);
+          }),
+        ],
+  );
+  return {
+    stop() {
+      for (const task of tasks) void task.destroy();
+    },
+  };
+}

@@ -1,0 +1,49 @@
+import { z } from 'zod';
+
+import { unprovenWindows } from '../src/pull/ledger.ts';
+import { readWindow } from '../src/pull/readWindow.ts';
+import { advanceSweep, startSweep, type SweepDeps } from '../src/pull/sweep.ts';
+import { defineJob, KEEP } from './define.ts';
+
+import type { Enqueue } from './queues.ts';
+
+interface Deps {
+  readonly sweep: SweepDeps;
+  readonly enqueue: Enqueue;
+}
+
+const options = {
+  attempts: 5,
+  backoff: { type: 'exponential', delay: 2_000, jitter: 0.5 },
+  ...KEEP,
+} as const;
+
+/** Begins a sweep or takes the one under way a step further: plan it, read its windows, or end it. */
+export const sweep = defineJob({
+  name: 'sweep',
+  queue: 'pulls',
+  payload: z.strictObject({ reason: z.string() }),
+  options,
+  async process(deps: Deps, { reason }, signal): Promise<void> {
+    const { runId } = await startSweep(deps.sweep, reason);
+    const state = await advanceSweep(deps.sweep, runId, signal);
+    if (state.kind === 'finished') return;
+    for (const windowId of state.windowIds) await deps.enqueue(sweepWindow, { windowId });
+  },
+});
+
+/** Reads one window of a sweep; the last one to be proven lets the sweep end. */
+export const sweepWindow = defineJob({
+  name: 'sweepWindow',
+  queue: 'pulls',
+  payload: z.strictObject({ windowId: z.int().positive() }),
+  options,
+  async process(deps: Deps, { windowId }, signal): Promise<void> {
+    const { mirror } = deps.sweep;
+    const outcome = await readWindow(deps.sweep, windowId, signal);
+    if (outcome !== 'proven') return;
+    if ((await unprovenWindows(mirror.db, mirror, { pull: 'sweep' })).length === 0) {
+      await deps.enqueue(sweep, { reason: 'windows read' });
+    }
+  },
+});

@@ -1,0 +1,102 @@
+import { UnrecoverableError, Worker, type Job } from 'bullmq';
+
+import {
+  describeError,
+  DescopeRejected,
+  DescopeUnauthorised,
+  InvalidPayload,
+  Stopping,
+} from '../src/errors.ts';
+import { parsePayload, type AnyJob, type QueueName } from './define.ts';
+import { connectBackend, QUEUE_NAMES, type QueueSettings } from './queues.ts';
+
+import type { Logger } from '../src/log.ts';
+
+export interface WorkerSettings<Deps> {
+  readonly queues: QueueSettings;
+  readonly jobs: readonly AnyJob<Deps>[];
+  readonly deps: Deps;
+  readonly log: Logger;
+  /** Jobs of one kind run side by side by this process. */
+  readonly concurrency: Readonly<Record<QueueName, number>>;
+  /** Aborted when the process stops: jobs end at their next safe point. */
+  readonly signal: AbortSignal;
+  readonly onJob?: (job: {
+    name: string;
+    outcome: 'done' | 'failed' | 'stopped';
+    ms: number;
+  }) => void;
+}
+
+/** A worker's share of Postgres connections where the queue is there. */
+const CONNECTIONS: Readonly<Record<QueueName, number>> = { events: 6, pulls: 3 };
+const STOP_DEADLINE_MS = 8_000;
+
+/** Starts a worker a queue; every job goes through the one wrapper below. */
+export function startWorkers<Deps>(settings: WorkerSettings<Deps>): { stop(): Promise<void> } {
+  const running = QUEUE_NAMES.map((name) => {
+    const backend = connectBackend(settings.queues, { connections: CONNECTIONS[name] });
+    const worker = new Worker(
+      name,
+      (job: Job) => run(settings, job),
+      { ...backend.options, concurrency: settings.concurrency[name] },
+      backend.factory,
+    );
+    worker.on('error', settings.queues.onError);
+    return { worker, backend };
+  });
+  return {
+    async stop() {
+      await Promise.all(
+        running.map(async ({ worker, backend }) => {
+          const closing = worker.close();
+          await Promise.race([closing.catch(() => undefined), delay(STOP_DEADLINE_MS)]);
+          await backend.close();
+        }),
+      );
+    },
+  };
+}
+
+function delay(ms: number): Promise<void> {
+  return new Promise((resolve) => {
+    setTimeout(resolve, ms).unref();
+  });
+}
+
+/** Parse, process, measure, log once, and turn our errors into what the queue should do. */
+async function run<Deps>(settings: WorkerSettings<Deps>, job: Job): Promise<void> {
+  const { log, signal, onJob } = settings;
+  const startedAt = performance.now();
+  const line = { job: job.name, jobId: job.id, attempt: job.attemptsMade + 1 };
+  const elapsed = () => Math.round(performance.now() - startedAt);
+  try {
+    const definition = settings.jobs.find((one) => one.name === job.name);
+    if (!definition) throw new InvalidPayload(job.name, 'no such job');
+    const payload = parsePayload(definition, job.data) as never;
+    await definition.process(settings.deps, payload, signal);
+    const ms = elapsed();
+    onJob?.({ name: job.name, outcome: 'done', ms });
+    log.debug({ ...line, ms }, 'job done');
+  } catch (error) {
+    const ms = elapsed();
+    const stopped = error instanceof Stopping;
+    onJob?.({ name: job.name, outcome: stopped ? 'stopped' : 'failed', ms });
+    if (stopped) log.debug({ ...line, ms }, 'job stopped');
+    else log.warn({ ...line, ms, reason: describeError(error) }, 'job failed');
+    throw toQueueError(error);
+  }
+}
+
+/**
+ * What a failure means to the queue. What asking again cannot mend is not asked again: the ledger and
+ * the inbox still hold it. Everything else is retried with backoff. The message is ours: an error of
+ * the database would carry the statement's parameters into the queue.
+ */
+function toQueueError(error: unknown): Error {
+  const final =
+    error instanceof InvalidPayload ||
+    error instanceof DescopeRejected ||
+    error instanceof DescopeUnauthorised;
+  return final ? new UnrecoverableError(describeError(error)) : new Error(describeError(error));
+}

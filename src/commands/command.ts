@@ -1,0 +1,62 @@
+import { UsageError } from '../errors.ts';
+
+import type { Config, Needs } from '../config.ts';
+import type { Logger } from '../log.ts';
+
+/** 0 done · 1 failed · 2 usage or configuration · 3 done, but the answer is "no" (drift, gaps, held). */
+export type ExitCode = 0 | 1 | 2 | 3;
+
+/** All that a command knows of the process it runs in. */
+export interface CommandContext {
+  readonly config: Config;
+  readonly log: Logger;
+  /** Prints one line of the answer. With `json`, a command's answer is one line of JSON. */
+  stdout(line: string): void;
+  /** Prints one line for a person, beside the answer. */
+  stderr(line: string): void;
+  /** A person is watching stderr: a progress bar makes sense. */
+  readonly isTerminal: boolean;
+  /** `--json` was given. */
+  readonly json: boolean;
+  /** Aborts at the first SIGINT, SIGTERM or SIGHUP: finish what cannot be left, then return. */
+  readonly signal: AbortSignal;
+  /** Absolute path of `.rollcall/`, where the embedded Postgres lives. */
+  readonly folder: string;
+}
+
+/** Options and arguments by name, as the command line gave them. */
+export type CommandOptions = Readonly<
+  Record<string, string | boolean | readonly string[] | undefined>
+>;
+
+/** What `src/commands/<name>.ts` exports. */
+export interface CommandModule {
+  run(context: CommandContext, options: CommandOptions): Promise<ExitCode>;
+}
+
+/** How a command presents itself; the module behind it is loaded when it is run. */
+export interface CommandDescription {
+  /** As typed, and the name of its file. */
+  readonly name: string;
+  readonly summary: string;
+  /** One line that works as it stands. */
+  readonly example: string;
+  /** In commander's notation: `<required>`, `[optional]`, `[several...]`. */
+  readonly arguments?: readonly (readonly [notation: string, meaning: string])[];
+  readonly options?: readonly (readonly [notation: string, meaning: string])[];
+  /** Which settings must be there. */
+  needs(options: CommandOptions): Needs;
+}
+
+/** @throws UsageError unless the option is absent (then undefined) or a whole number from `min` to `max` */
+export function parseWholeNumber(
+  options: CommandOptions,
+  name: string,
+  [min, max]: readonly [number, number],
+): number | undefined {
+  const text = options[name];
+  if (text === undefined) return undefined;
+  const value = typeof text === 'string' && text.trim() !== '' ? Number(text) : Number.NaN;
+  if (Number.isInteger(value) && value >= min && value <= max) return value;
+  throw new UsageError(`--${name} must be a whole number from ${min} to ${max}`);
+}

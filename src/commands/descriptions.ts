@@ -1,0 +1,130 @@
+import type { Needs } from '../config.ts';
+import type { CommandDescription } from './command.ts';
+
+const nothing = (): Needs => ({ descope: false, serves: false });
+const descope = (): Needs => ({ descope: true, serves: false });
+
+/**
+ * Every command there is or will be. One without its file in this folder is not offered: adding
+ * the file is all it takes.
+ */
+export const COMMANDS: readonly CommandDescription[] = [
+  {
+    name: 'start',
+    summary: 'migrate, then run the service: webhook, pulls, sweeps, dashboard',
+    example: 'rollcall start --role worker',
+    options: [['--role <role>', 'all, web or worker (default: all)']],
+    needs: (options) => ({ descope: true, serves: options['role'] !== 'worker' }),
+  },
+  {
+    name: 'demo',
+    summary: 'the whole service against a simulated Descope with live traffic; needs no account',
+    example: 'rollcall demo',
+    needs: nothing,
+  },
+  {
+    name: 'simulate',
+    summary: 'only the simulated Descope',
+    example: 'rollcall simulate --users 5000 --port 4600',
+    options: [
+      ['--users <count>', 'users to begin with (default: 1000)'],
+      ['--seed <number>', 'the same seed makes the same users (default: 1)'],
+      ['--port <port>', 'where it listens (default: any free port)'],
+    ],
+    needs: nothing,
+  },
+  {
+    name: 'backfill',
+    summary: 'read every user now, in the foreground; resumes a run that was interrupted',
+    example: 'rollcall backfill',
+    needs: descope,
+  },
+  {
+    name: 'sync',
+    summary: 'pull changes and audit events now, apply what they tell, return when done',
+    example: 'rollcall sync --json',
+    needs: descope,
+  },
+  {
+    name: 'verify',
+    summary: 'compare the mirror with Descope; exit 3 if drift remains',
+    example: 'rollcall verify --repair',
+    options: [['--repair', 'fix what differs']],
+    needs: descope,
+  },
+  {
+    name: 'status',
+    summary: 'watermarks, gaps, lag, webhook loss rate, queue, held deletions',
+    example: 'rollcall status --json',
+    needs: nothing,
+  },
+  {
+    name: 'explain',
+    summary: 'everything known about one user: events, observations, decisions',
+    example: 'rollcall explain U2bq0000000000000000000000001',
+    arguments: [['<user>', 'user id or login id']],
+    needs: nothing,
+  },
+  {
+    name: 'replay',
+    summary: 'apply events of the inbox again',
+    example: 'rollcall replay --failed',
+    options: [
+      ['--since <instant>', 'only events received since then (ISO 8601)'],
+      ['--user <id>', 'only events of this user'],
+      ['--failed', 'only events that were given up'],
+    ],
+    needs: descope,
+  },
+  {
+    name: 'deletions',
+    summary: "the breaker's held deletions: list, approve or reject them",
+    example: 'rollcall deletions approve',
+    arguments: [
+      ['<action>', 'list, approve or reject'],
+      ['[ids...]', 'user ids; all held ones where none is named'],
+    ],
+    needs: nothing,
+  },
+  {
+    name: 'import',
+    summary: 'bring archived audit objects into the inbox',
+    example: 'rollcall import ./audit-archive',
+    arguments: [['<folder>', 'a folder of JSON or JSON-lines files']],
+    needs: nothing,
+  },
+  {
+    name: 'events',
+    summary: 'search and export the audit trail',
+    example: 'rollcall events --json',
+    needs: nothing,
+  },
+  {
+    name: 'erase',
+    summary: "remove one person's data from every table, leaving a proof row",
+    example: 'rollcall erase U2bq0000000000000000000000001',
+    arguments: [['<user>', 'user id']],
+    needs: nothing,
+  },
+  {
+    name: 'doctor',
+    summary:
+      'check credentials, time unit, page size, Postgres, Redis, webhook; say how to fix each',
+    example: 'rollcall doctor',
+    needs: descope,
+  },
+  {
+    name: 'webhook',
+    summary: 'create the audit webhook connector, or check a captured delivery against our secrets',
+    example: 'rollcall webhook create --url https://rollcall.example.com/webhooks/descope',
+    arguments: [['<action>', 'create or check']],
+    options: [['--url <url>', 'where Descope reaches us']],
+    needs: descope,
+  },
+  {
+    name: 'migrate',
+    summary: 'bring the database schema up to date, and nothing else',
+    example: 'rollcall migrate',
+    needs: nothing,
+  },
+];

@@ -1,0 +1,39 @@
+import { createEngine, type Engine, type EngineOptions } from '../engine.ts';
+import { openMirror } from '../mirror/database.ts';
+import { migrateMirror } from '../mirror/migrate.ts';
+import { createReleaseStack } from '../release.ts';
+import { openDatabase } from './openDatabase.ts';
+
+import type { CommandContext } from './command.ts';
+
+const CONNECTIONS = 6;
+
+/** Runs `work` with an engine of its own, migrated and without a queue, and cleans up after it. */
+export async function withEngine<T>(
+  context: CommandContext,
+  hooks: Pick<EngineOptions, 'onStep' | 'onEvents'>,
+  work: (engine: Engine) => Promise<T>,
+): Promise<T> {
+  const { config, log } = context;
+  const releases = createReleaseStack();
+  try {
+    const database = await openDatabase(context);
+    releases.push('database', () => database.stop());
+    await migrateMirror({ databaseUrl: database.url, schema: config.MIRROR_SCHEMA });
+    const mirror = openMirror({
+      databaseUrl: database.url,
+      schema: config.MIRROR_SCHEMA,
+      maxConnections: CONNECTIONS,
+      onError: (error) => {
+        log.debug({ err: error }, 'an idle database connection failed');
+      },
+    });
+    releases.push('mirror', () => mirror.pool.end());
+    const engine = createEngine({ config, log, mirror, queues: null, ...hooks });
+    releases.push('engine', engine.abort);
+    context.signal.addEventListener('abort', engine.abort, { once: true });
+    return await work(engine);
+  } finally {
+    await releases.release();
+  }
+}

@@ -1,0 +1,69 @@
+import { Presets, SingleBar } from 'cli-progress';
+
+import type { CommandContext } from './command.ts';
+
+/** What a fill has done so far. */
+export interface FillProgress {
+  readonly users: number;
+  /** Users in the directory, as Descope counted them; null until it did. */
+  readonly total: number | null;
+  readonly requests: number;
+}
+
+export interface ProgressView {
+  show(progress: FillProgress): void;
+  stop(): void;
+}
+
+/** JSON lines come this often at most. */
+const LINE_EVERY_MS = 1_000;
+
+/** A bar on a terminal, lines of JSON with `--json`, nothing in a plain pipe. */
+export function createProgressView(context: CommandContext): ProgressView {
+  if (context.json) return createJsonLines(context);
+  if (!context.isTerminal) return { show: () => undefined, stop: () => undefined };
+  const bar = new SingleBar(
+    {
+      format:
+        'filling {bar} {value}/{total} users · {rate} users/s · {requests} requests · {left} left',
+      etaBuffer: 50,
+      hideCursor: true,
+      clearOnComplete: false,
+    },
+    Presets.shades_grey,
+  );
+  const startedAt = performance.now();
+  let isShown = false;
+  let first = 0;
+  return {
+    show({ users, total, requests }) {
+      if (!isShown) {
+        isShown = true;
+        first = users;
+        bar.start(total ?? 0, users, { rate: '–', requests, left: '–' });
+      }
+      const rate = ((users - first) * 1000) / Math.max(1, performance.now() - startedAt);
+      bar.setTotal(Math.max(total ?? 0, users));
+      const left = rate > 0 ? `${Math.ceil(Math.max(0, (total ?? users) - users) / rate)} s` : '–';
+      bar.update(users, { rate: Math.round(rate), requests, left });
+    },
+    stop() {
+      if (isShown) bar.stop();
+    },
+  };
+}
+
+function createJsonLines(context: CommandContext): ProgressView {
+  const startedAt = performance.now();
+  let lastAt = -Infinity;
+  return {
+    show({ users, total, requests }) {
+      const now = performance.now();
+      if (now - lastAt < LINE_EVERY_MS) return;
+      lastAt = now;
+      const seconds = Math.round((now - startedAt) / 100) / 10;
+      context.stdout(JSON.stringify({ progress: { users, total, requests, seconds } }));
+    },
+    stop: () => undefined,
+  };
+}

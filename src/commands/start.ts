@@ -1,0 +1,57 @@
+import { UsageError } from '../errors.ts';
+import { createReleaseStack, type ReleaseStack } from '../release.ts';
+import { startService } from '../service.ts';
+import { openDatabase } from './openDatabase.ts';
+import { untilAborted } from './untilAborted.ts';
+
+import type { CommandContext, CommandOptions, ExitCode } from './command.ts';
+
+const ROLES = ['all', 'web', 'worker'] as const;
+
+/** Orchestrators kill after 30 s as a rule (Docker: 10 s unless told otherwise): be done well before. */
+const STOP_DEADLINE_MS = 15_000;
+
+/** `rollcall start`: the service, until a signal. */
+export async function run(context: CommandContext, options: CommandOptions): Promise<ExitCode> {
+  const { config, log } = context;
+  const role = ROLES.find((known) => known === (options['role'] ?? 'all'));
+  if (role === undefined) throw new UsageError(`--role must be one of ${ROLES.join(', ')}`);
+  const releases = createReleaseStack();
+  try {
+    const database = await openDatabase(context);
+    releases.push('database', () => database.stop());
+    const service = await startService({ config, log, databaseUrl: database.url, role });
+    releases.push('service', () => service.stop());
+    const { publicPort, adminPort } = service;
+    context.stdout(
+      context.json
+        ? JSON.stringify({ role, publicPort, adminPort })
+        : [
+            `rollcall runs (${role})`,
+            ...(publicPort === 0
+              ? []
+              : [`webhook http://localhost:${publicPort}/webhooks/descope`]),
+            ...(adminPort === 0 ? [] : [`dashboard http://${config.ADMIN_HOST}:${adminPort}/`]),
+          ].join(' · '),
+    );
+    await untilAborted(context.signal);
+    log.info('stopping');
+    return 0;
+  } finally {
+    await releaseInTime(releases);
+  }
+}
+
+async function releaseInTime(releases: ReleaseStack): Promise<void> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<never>((_resolve, reject) => {
+    timer = setTimeout(() => {
+      reject(new Error(`could not stop within ${STOP_DEADLINE_MS / 1000} s`));
+    }, STOP_DEADLINE_MS);
+  });
+  try {
+    await Promise.race([releases.release(), late]);
+  } finally {
+    clearTimeout(timer);
+  }
+}

@@ -1,0 +1,182 @@
+import { applyEvents } from '../jobs/applyEvents.ts';
+import { createEventQueue } from '../jobs/eventQueue.ts';
+import { pullModified } from '../jobs/pullModified.ts';
+import { sweep } from '../jobs/sweep.ts';
+import { createApplier, type Applier } from './apply/applier.ts';
+import { createBudget } from './descope/budget.ts';
+import { createDescopeClient } from './descope/client.ts';
+import { createMetrics, type Metrics } from './metrics.ts';
+import { openModifiedWindow, type ModifiedDeps } from './pull/modified.ts';
+import { openRun } from './pull/ledger.ts';
+import { createPatientClient } from './pull/patient.ts';
+import { readStatus } from './readers/status.ts';
+
+import type { Queues } from '../jobs/queues.ts';
+import type { Applied } from './apply/events.ts';
+import type { Config } from './config.ts';
+import type { DescopeClient } from './descope/types.ts';
+import type { Logger } from './log.ts';
+import type { Mirror } from './mirror/database.ts';
+import type { AuditDeps } from './pull/audit.ts';
+import type { SweepDeps } from './pull/sweep.ts';
+
+/*
+ * What does the work, for the service's workers and for commands in the foreground alike: the mirror,
+ * the client within its budget, the applier, and what each pull needs.
+ */
+
+export interface EngineOptions {
+  readonly config: Config;
+  readonly log: Logger;
+  readonly mirror: Mirror;
+  /** Null: a foreground command, whose work does not go through the queue. */
+  readonly queues: Queues | null;
+  /** Told of each committed step of a pull, for a progress bar. */
+  readonly onStep?: SweepDeps['onStep'];
+  /** Without a queue: where new inbox events of the audit pull go. */
+  readonly onEvents?: (eventIds: readonly string[]) => void;
+}
+
+export interface Engine {
+  readonly mirror: Mirror;
+  readonly metrics: Metrics;
+  readonly applier: Applier;
+  readonly jobs: {
+    readonly applier: Applier;
+    readonly modified: ModifiedDeps;
+    readonly audit: AuditDeps;
+    readonly sweep: SweepDeps;
+  };
+  /** Hands new inbox events to the queue; many callers share a round trip. */
+  readonly enqueueEvents: (eventIds: readonly string[]) => Promise<void>;
+  /** Reads the gauges' values from Postgres. */
+  readonly refreshGauges: () => Promise<void>;
+  readonly signal: AbortSignal;
+  /** Ends waits and reads at their next safe point. */
+  readonly abort: () => void;
+}
+
+export function createEngine(options: EngineOptions): Engine {
+  const { config, log, mirror, queues } = options;
+  const metrics = createMetrics();
+  const stopping = new AbortController();
+  const client = createClient(config, mirror, metrics);
+  const enqueueEvents = queues
+    ? createEventQueue(queues)
+    : (eventIds: readonly string[]) => Promise.resolve(options.onEvents?.(eventIds));
+  const overlapMs = config.PULL_OVERLAP_SECONDS * 1000;
+  const settleMs = config.PULL_SETTLE_SECONDS * 1000;
+  const breaker = { maxCount: config.BREAKER_MAX_COUNT, maxPercent: config.BREAKER_MAX_PERCENT };
+  const includeTestUsers = config.INCLUDE_TEST_USERS;
+  const pulls = {
+    mirror,
+    client,
+    pageSize: config.PAGE_SIZE,
+    includeTestUsers,
+    onStep: (step: Parameters<NonNullable<SweepDeps['onStep']>>[0]) => {
+      countWrites(metrics, step);
+      options.onStep?.(step);
+    },
+  };
+  const applier = createApplier({
+    mirror,
+    client,
+    includeTestUsers,
+    breaker,
+    signal: stopping.signal,
+    openWindow: async (tx, aroundMs) => {
+      const range = { fromMs: aroundMs - overlapMs, toMs: aroundMs + overlapMs };
+      await openModifiedWindow(tx, { mirror }, 'an event that names nobody', range);
+    },
+    openSweep: async (tx, reason) => {
+      await openRun(tx, mirror, 'sweep', reason);
+    },
+    onApplied: (applied) => {
+      metrics.eventsApplied.inc(applied.events);
+      for (const change of ['created', 'updated', 'deleted'] as const) {
+        metrics.applied.inc({ change, witness: 'event' }, applied[change]);
+      }
+      if (queues) void followUp(queues, applied, log);
+    },
+  });
+  return {
+    mirror,
+    metrics,
+    applier,
+    jobs: {
+      applier,
+      modified: { ...pulls, overlapMs, settleMs },
+      audit: {
+        mirror,
+        client,
+        projectId: config.DESCOPE_PROJECT_ID,
+        archiveAll: config.EVENT_ARCHIVE === 'all',
+        overlapMs,
+        settleMs,
+        enqueue: enqueueEvents,
+      },
+      sweep: { ...pulls, breaker, overlapMs },
+    },
+    enqueueEvents,
+    refreshGauges: () => refreshGauges(mirror, metrics),
+    signal: stopping.signal,
+    abort: () => {
+      stopping.abort();
+    },
+  };
+}
+
+/** The SDK within the budget, patient, every attempt counted. */
+function createClient(config: Config, mirror: Mirror, metrics: Metrics): DescopeClient {
+  const budget = (name: string, perMinute: number) => createBudget({ mirror, name, perMinute });
+  const client = createDescopeClient({
+    projectId: config.DESCOPE_PROJECT_ID,
+    managementKey: config.DESCOPE_MANAGEMENT_KEY,
+    baseUrl: config.DESCOPE_BASE_URL,
+    mirror,
+    budget: budget('api', config.API_BUDGET_PER_MINUTE),
+    auditBudget: budget('audit', config.AUDIT_BUDGET_PER_MINUTE),
+    timeUnit: config.DESCOPE_TIME_UNIT,
+    includeTestUsers: config.INCLUDE_TEST_USERS,
+    onRequest: ({ resource, status }) => {
+      metrics.requests.inc({ resource, status: String(status) });
+    },
+  });
+  return createPatientClient(client);
+}
+
+function countWrites(
+  metrics: Metrics,
+  { pull, summary }: Parameters<NonNullable<SweepDeps['onStep']>>[0],
+): void {
+  const witness = pull === 'sweep' ? 'sweep' : 'modified';
+  metrics.applied.inc({ change: 'created', witness }, summary.created.length);
+  metrics.applied.inc({ change: 'updated', witness }, summary.updated.length);
+  metrics.applied.inc({ change: 'restored', witness }, summary.restored.length);
+}
+
+/** What a flight leaves to do. Postgres knows all of it too: this only makes it quick. */
+async function followUp(queues: Queues, applied: Applied, log: Logger): Promise<void> {
+  try {
+    for (const [delayMs, eventIds] of applied.again) {
+      await queues.enqueue(applyEvents, { eventIds: [...eventIds] }, { delayMs: delayMs + 50 });
+    }
+    if (applied.opened) {
+      await queues.enqueue(pullModified, { gapsOnly: true });
+      await queues.enqueue(sweep, { reason: 'an event' });
+    }
+  } catch (error) {
+    log.debug({ err: error }, 'the queue could not be told; recovery will find it');
+  }
+}
+
+async function refreshGauges(mirror: Mirror, metrics: Metrics): Promise<void> {
+  const status = await readStatus(mirror, () => Promise.resolve([]));
+  for (const { pull, lagSeconds } of status.watermarks) {
+    if (lagSeconds !== null) metrics.watermarkLag.set({ pull }, lagSeconds);
+  }
+  metrics.pendingEvents.set(status.events.pending);
+  metrics.users.set({ kind: 'live' }, status.users.live);
+  metrics.users.set({ kind: 'tombstone' }, status.users.tombstones);
+  metrics.gaps.set(status.gaps);
+}

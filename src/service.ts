@@ -1,0 +1,206 @@
+import { applyEvents } from '../jobs/applyEvents.ts';
+import { pullAudit } from '../jobs/pullAudit.ts';
+import { pullModified } from '../jobs/pullModified.ts';
+import { migrateQueues, openQueues, type Queues, type QueueSettings } from '../jobs/queues.ts';
+import { startRecovery } from '../jobs/recover.ts';
+import { startSchedules } from '../jobs/schedules.ts';
+import { sweep, sweepWindow } from '../jobs/sweep.ts';
+import { startWorkers } from '../jobs/workers.ts';
+import { createEngine, type Engine } from './engine.ts';
+import { startAdminServer } from './http/admin.ts';
+import { createHealth, type Health } from './http/health.ts';
+import { startPublicServer } from './http/public.ts';
+import { createInbox } from './inbox/record.ts';
+import { databaseNow, openMirror, readMirrorId } from './mirror/database.ts';
+import { migrateMirror } from './mirror/migrate.ts';
+import { readRecentChanges, readStatus } from './readers/status.ts';
+import { createReleaseStack, type ReleaseStack } from './release.ts';
+import { createWebhookRouter, type DeliveryOutcome } from './webhook/router.ts';
+
+import type { Config } from './config.ts';
+import type { DemoView } from './readers/statusView.ts';
+import type { Logger } from './log.ts';
+
+export type Role = 'all' | 'web' | 'worker';
+
+export interface ServiceOptions {
+  readonly config: Config;
+  readonly log: Logger;
+  readonly databaseUrl: string;
+  readonly role: Role;
+  /** The demo's comparison with its directory, for the status page. */
+  readonly demo?: () => DemoView | undefined;
+}
+
+export interface Service {
+  /** 0 where the role does not open the port. */
+  readonly publicPort: number;
+  readonly adminPort: number;
+  /** Stops intake first, connections last; safe to call twice. */
+  stop(): Promise<void>;
+}
+
+/** Connections of one process to the mirror, the queue's apart. */
+const MIRROR_CONNECTIONS = 12;
+
+/** What every part below is built from. */
+interface Parts {
+  readonly options: ServiceOptions;
+  readonly engine: Engine;
+  readonly queues: Queues;
+  readonly health: Health;
+  readonly releases: ReleaseStack;
+}
+
+/**
+ * The composition root: migrates, then builds everything in order; what is acquired pushes its own
+ * undo. Redis may be away (it is only a way to be quick), Postgres may not.
+ * @throws what migrating throws: a service never runs on a schema it does not know
+ */
+export async function startService(options: ServiceOptions): Promise<Service> {
+  const { config, log, databaseUrl } = options;
+  const releases = createReleaseStack();
+  try {
+    await migrateMirror({ databaseUrl, schema: config.MIRROR_SCHEMA });
+    const mirror = openMirror({
+      databaseUrl,
+      schema: config.MIRROR_SCHEMA,
+      maxConnections: MIRROR_CONNECTIONS,
+      onError: (error) => {
+        log.debug({ err: error }, 'an idle database connection failed');
+      },
+    });
+    releases.push('mirror', () => mirror.pool.end());
+    const settings: QueueSettings = {
+      redisNodes: config.REDIS_URL,
+      databaseUrl,
+      schema: config.MIRROR_SCHEMA,
+      mirrorId: await readMirrorId(mirror),
+      onError: (error) => {
+        log.debug({ err: error }, 'a queue connection failed');
+      },
+    };
+    await migrateQueues(settings);
+    const queues = openQueues(settings);
+    releases.push('queues', () => queues.stop());
+    const engine = createEngine({ config, log, mirror, queues });
+    const parts: Parts = { options, engine, queues, health: createHealth(), releases };
+    registerChecks(parts);
+    if (options.role !== 'web') startWork(parts, settings);
+    const ports = options.role === 'worker' ? [0, 0] : await startServers(parts);
+    const [publicPort = 0, adminPort = 0] = ports;
+    log.info({ role: options.role, publicPort, adminPort }, 'started');
+    return {
+      publicPort,
+      adminPort,
+      stop: () => {
+        parts.health.markStopping();
+        engine.abort();
+        return releases.release();
+      },
+    };
+  } catch (error) {
+    await releases.release().catch(() => undefined);
+    throw error;
+  }
+}
+
+function registerChecks({ health, engine, queues, options }: Parts): void {
+  health.register('postgres', async () => {
+    await databaseNow(engine.mirror);
+  });
+  health.register(options.config.REDIS_URL === null ? 'queue' : 'redis', () => queues.ping());
+}
+
+type WorkDeps = Engine['jobs'] & { readonly enqueue: Queues['enqueue'] };
+
+/** Workers, ticks and recovery. Ticks stop first, workers after them. */
+function startWork({ options, engine, queues, releases }: Parts, settings: QueueSettings): void {
+  const { config, log } = options;
+  const { metrics } = engine;
+  const workers = startWorkers<WorkDeps>({
+    queues: settings,
+    jobs: [applyEvents, pullModified, pullAudit, sweep, sweepWindow],
+    deps: { ...engine.jobs, enqueue: queues.enqueue },
+    log,
+    concurrency: { events: config.WORKER_CONCURRENCY, pulls: 12 },
+    signal: engine.signal,
+    onJob: ({ name, outcome, ms }) => {
+      metrics.jobs.inc({ job: name, outcome });
+      metrics.jobSeconds.observe({ job: name }, ms / 1000);
+    },
+  });
+  releases.push('workers', () => workers.stop());
+  const onError = (error: unknown) => {
+    log.warn({ err: error }, 'could not put work into the queue; it is tried again');
+  };
+  const recovery = startRecovery({ mirror: engine.mirror, queues, onError });
+  releases.push('recovery', () => recovery.stop());
+  const schedules = startSchedules({
+    modified: config.PULL_MODIFIED_CRON,
+    audit: config.PULL_AUDIT_CRON,
+    sweep: config.SWEEP_CRON,
+    enqueue: queues.enqueue,
+    onError,
+  });
+  releases.push('schedules', () => {
+    schedules.stop();
+  });
+}
+
+async function startServers(parts: Parts): Promise<[number, number]> {
+  const { options, engine, health, releases } = parts;
+  const { config, log } = options;
+  const { mirror, metrics } = engine;
+  const onError = (error: unknown) => {
+    log.error({ err: error }, 'a request failed');
+  };
+  const router = createWebhookRouter({
+    authentication: {
+      hmacSecrets: config.WEBHOOK_HMAC_SECRETS,
+      bearerTokens: config.WEBHOOK_BEARER_TOKENS,
+      basic: config.WEBHOOK_BASIC,
+      apiKey: config.WEBHOOK_API_KEY,
+      allowUnauthenticated: config.WEBHOOK_ALLOW_UNAUTHENTICATED,
+    },
+    projectId: config.DESCOPE_PROJECT_ID,
+    inbox: createInbox({ mirror, archiveAll: config.EVENT_ARCHIVE === 'all' }),
+    enqueue: engine.enqueueEvents,
+    onDelivery: (outcome) => {
+      reportDelivery(parts, outcome);
+    },
+  });
+  const publicServer = await startPublicServer({ port: config.PORT, router, health, onError });
+  releases.push('public server', () => publicServer.stop());
+  const admin = await startAdminServer({
+    host: config.ADMIN_HOST,
+    port: config.ADMIN_PORT,
+    token: config.ADMIN_TOKEN,
+    readStatus: async () => {
+      const status = await readStatus(mirror, parts.queues.counts);
+      const demo = options.demo?.();
+      return demo === undefined ? status : { ...status, demo };
+    },
+    readRecentChanges: () => readRecentChanges(mirror, 20),
+    metrics: async () => {
+      await engine.refreshGauges();
+      return metrics.registry.metrics();
+    },
+    onError,
+  });
+  releases.push('admin server', () => admin.stop());
+  return [publicServer.port, admin.port];
+}
+
+function reportDelivery({ engine, options }: Parts, outcome: DeliveryOutcome): void {
+  const { metrics } = engine;
+  metrics.deliveries.inc({ status: String(outcome.status) });
+  metrics.deliverySeconds.observe(outcome.tookMs / 1000);
+  metrics.received.inc({ outcome: 'accepted' }, outcome.accepted);
+  metrics.received.inc({ outcome: 'duplicate' }, outcome.duplicates);
+  metrics.received.inc({ outcome: 'ignored' }, outcome.ignored);
+  const { status, accepted, duplicates, ignored, queued } = outcome;
+  const line = { status, accepted, duplicates, ignored, queued };
+  if (status === 503) options.log.warn({ ...line, err: outcome.error }, 'a delivery was not taken');
+  else options.log.debug(line, 'delivery answered');
+}
