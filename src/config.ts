@@ -222,8 +222,8 @@ export function parseConfig(
       ];
   if (!parsed.success || mistakes.length > 0) {
     throw new UsageError(
-      `cannot start, ${mistakes.length === 1 ? 'one setting is' : `${mistakes.length} settings are`} wrong:\n` +
-        mistakes.map((mistake) => `  ${mistake}`).join('\n'),
+      `${mistakes.length === 1 ? 'one setting is' : `${mistakes.length} settings are`} wrong: ` +
+        mistakes.join('; '),
     );
   }
   return Object.freeze(parsed.data);

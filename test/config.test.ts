@@ -105,12 +105,13 @@ describe('parseConfig', () => {
       ADMIN_HOST: '0.0.0.0',
     });
 
-    expect(message.split('\n')[0]).toBe('cannot start, 8 settings are wrong:');
+    expect(message).toMatch(/^8 settings are wrong: /);
+    expect(message).not.toContain('\n');
     for (const name of [
       ...['DESCOPE_PROJECT_ID', 'DESCOPE_MANAGEMENT_KEY', 'PORT', 'PAGE_SIZE', 'SWEEP_CRON'],
       ...['DESCOPE_TIME_UNIT', 'WEBHOOK_HMAC_SECRETS', 'ADMIN_TOKEN'],
     ]) {
-      expect(message).toContain(`\n  ${name} `);
+      expect(message).toMatch(new RegExp(`[:;] ${name} `));
     }
   });
 

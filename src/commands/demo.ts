@@ -2,6 +2,7 @@ import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 
 import { parseConfig, type Config } from '../config.ts';
+import { createLogger } from '../log.ts';
 import { openMirror } from '../mirror/database.ts';
 import { startEmbeddedPostgres } from '../mirror/embedded.ts';
 import { pause } from '../pull/patient.ts';
@@ -71,7 +72,7 @@ async function runDemo(context: CommandContext, releases: ReleaseStack): Promise
   let view: DemoView | undefined;
   const service = await startService({
     config,
-    log: context.log,
+    log: createLogger({ level: config.LOG_LEVEL }),
     databaseUrl: postgres.url,
     role: 'all',
     demo: () => view,
@@ -98,7 +99,7 @@ async function runDemo(context: CommandContext, releases: ReleaseStack): Promise
   say('stopping');
 }
 
-const DEMO_SECRET = 'a secret of the demo, which only this machine sees';
+const DEMO_SECRET = 'a-secret-of-the-demo-that-only-this-machine-sees';
 
 /** The demo's own settings; of the person's only those about this machine. */
 function demoConfig(given: Config, simulator: Simulator): Config {

@@ -114,7 +114,8 @@ async function commitStep(
       await nominateMissing(tx, mirror, {
         runId: window.runId,
         fromMs: step.fromMs,
-        untilMs: step.untilMs,
+        // The last step ends where its window does, which need not be now.
+        untilMs: step.untilMs ?? (window.toMs === null ? null : window.toMs + 1),
         seen: step.observations.map((o) => o.userId),
         observedAt: step.observedAt,
         includeTestUsers: deps.includeTestUsers,
