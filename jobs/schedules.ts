@@ -3,6 +3,7 @@ import { schedule } from 'node-cron';
 import { pullAudit } from './pullAudit.ts';
 import { pullModified } from './pullModified.ts';
 import { sweep } from './sweep.ts';
+import { verify } from './verify.ts';
 
 import type { Enqueue } from './queues.ts';
 
@@ -11,6 +12,7 @@ export interface ScheduleSettings {
   readonly modified: string | null;
   readonly audit: string | null;
   readonly sweep: string | null;
+  readonly verify: string | null;
   readonly enqueue: Enqueue;
   readonly onError: (error: unknown) => void;
 }
@@ -21,6 +23,7 @@ export function startSchedules(settings: ScheduleSettings): { stop(): void } {
   const ticks = [
     [settings.modified, (id: string) => enqueue(pullModified, {}, { dedupeId: `modified-${id}` })],
     [settings.audit, (id: string) => enqueue(pullAudit, {}, { dedupeId: `audit-${id}` })],
+    [settings.verify, (id: string) => enqueue(verify, {}, { dedupeId: `verify-${id}` })],
     [
       settings.sweep,
       (id: string) => enqueue(sweep, { reason: 'schedule' }, { dedupeId: `sweep-${id}` }),

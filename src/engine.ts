@@ -19,6 +19,7 @@ import type { Logger } from './log.ts';
 import type { Mirror } from './mirror/database.ts';
 import type { AuditDeps } from './pull/audit.ts';
 import type { SweepDeps } from './pull/sweep.ts';
+import type { VerifyDeps } from './pull/verify.ts';
 
 /*
  * What does the work, for the service's workers and for commands in the foreground alike: the mirror,
@@ -46,6 +47,7 @@ export interface Engine {
     readonly modified: ModifiedDeps;
     readonly audit: AuditDeps;
     readonly sweep: SweepDeps;
+    readonly verify: VerifyDeps;
   };
   /** Hands new inbox events to the queue; many callers share a round trip. */
   readonly enqueueEvents: (eventIds: readonly string[]) => Promise<void>;
@@ -116,6 +118,7 @@ export function createEngine(options: EngineOptions): Engine {
         enqueue: enqueueEvents,
       },
       sweep: { ...pulls, breaker, overlapMs },
+      verify: { ...pulls, breaker, settleMs },
     },
     enqueueEvents,
     refreshGauges: () => refreshGauges(mirror, metrics),

@@ -5,6 +5,7 @@ import { migrateQueues, openQueues, type Queues, type QueueSettings } from '../j
 import { startRecovery } from '../jobs/recover.ts';
 import { startSchedules } from '../jobs/schedules.ts';
 import { sweep, sweepWindow } from '../jobs/sweep.ts';
+import { verify } from '../jobs/verify.ts';
 import { startWorkers } from '../jobs/workers.ts';
 import { createEngine, type Engine } from './engine.ts';
 import { startAdminServer } from './http/admin.ts';
@@ -120,7 +121,7 @@ function startWork({ options, engine, queues, releases }: Parts, settings: Queue
   const { metrics } = engine;
   const workers = startWorkers<WorkDeps>({
     queues: settings,
-    jobs: [applyEvents, pullModified, pullAudit, sweep, sweepWindow],
+    jobs: [applyEvents, pullModified, pullAudit, sweep, sweepWindow, verify],
     deps: { ...engine.jobs, enqueue: queues.enqueue },
     log,
     concurrency: { events: config.WORKER_CONCURRENCY, pulls: 12 },
@@ -140,6 +141,7 @@ function startWork({ options, engine, queues, releases }: Parts, settings: Queue
     modified: config.PULL_MODIFIED_CRON,
     audit: config.PULL_AUDIT_CRON,
     sweep: config.SWEEP_CRON,
+    verify: config.VERIFY_CRON,
     enqueue: queues.enqueue,
     onError,
   });

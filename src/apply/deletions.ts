@@ -148,12 +148,34 @@ export async function settleSuspects(
     where d.user_id = r.user_id and d.run_id = ${runId} and d.state = 'suspected'`);
 }
 
-/** What a sweep found is decided together when the run ends: all of it, or all held. */
+/** Decides users that a verification found gone, all together, as a sweep's are. */
+export async function deleteVerified(
+  tx: Executor,
+  db: Db,
+  found: {
+    readonly runId: number;
+    readonly gone: readonly Absence[];
+    readonly breaker: Breaker;
+  },
+): Promise<{ deleted: number; held: number }> {
+  const records = JSON.stringify(
+    found.gone.map((a) => ({ user_id: a.userId, at: a.observedAt, evidence: a.evidence })),
+  );
+  await tx.execute(sql`
+    insert into ${db.t.deletions} (user_id, state, witness, run_id, verified_at, evidence)
+    select user_id, 'verified', 'manual', ${found.runId}, at,
+           'missing from a proven window, ' || evidence
+    from jsonb_to_recordset(${records}::jsonb) as r(user_id text, at timestamptz, evidence text)`);
+  return decideSuspects(tx, db, found.runId, found.breaker, 'manual');
+}
+
+/** What a run found is decided together when it ends: all of it, or all held. */
 export async function decideSuspects(
   tx: Executor,
   db: Db,
   runId: number,
   breaker: Breaker,
+  witness: Witness = 'sweep',
 ): Promise<{ deleted: number; held: number }> {
   const { t } = db;
   const verified = await rows<Absence>(
@@ -164,7 +186,13 @@ export async function decideSuspects(
         where d.run_id = ${runId} and d.state = 'verified' order by d.user_id, d.verified_at desc`,
   );
   const held = isHeld(verified.length, await countLive(tx, db), breaker);
-  const summary = held ? undefined : await tombstone(tx, db, verified, 'sweep');
+  const summary = held ? undefined : await tombstone(tx, db, verified, witness);
+  // A newer finding takes the place of an older one that still waits.
+  await tx.execute(sql`
+    update ${t.deletions}
+    set state = 'superseded', decided_at = clock_timestamp()
+    where state = 'held' and run_id is distinct from ${runId}
+      and user_id = any(${textArray(verified.map((a) => a.userId))})`);
   // Those that something newer was seen of, or that an event removed meanwhile, are nobody's business now.
   await tx.execute(sql`
     update ${t.deletions}

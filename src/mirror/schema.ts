@@ -3,14 +3,18 @@ import {
   bigint,
   boolean,
   customType,
+  doublePrecision,
   index,
   integer,
+  interval,
   jsonb,
   pgSchema,
   primaryKey,
   text,
   timestamp,
 } from 'drizzle-orm/pg-core';
+
+import { syncStatusQuery } from './statusQuery.ts';
 
 /** Microseconds, always with a zone, handed over as text: a JavaScript Date would round instants. */
 const instant = (name: string) => timestamp(name, { withTimezone: true, mode: 'string' });
@@ -186,6 +190,10 @@ export function mirrorTables(schemaName: string) {
       created: bigint('created', { mode: 'number' }).notNull().default(0),
       updated: bigint('updated', { mode: 'number' }).notNull().default(0),
       deleted: bigint('deleted', { mode: 'number' }).notNull().default(0),
+      /** What a verification found: users missing here, gone there, of other content. */
+      missing: bigint('missing', { mode: 'number' }),
+      extra: bigint('extra', { mode: 'number' }),
+      different: bigint('different', { mode: 'number' }),
       error: text('error'),
     },
     (t) => [index('sync_runs_pull').on(t.pull, t.runId)],
@@ -276,8 +284,29 @@ export function mirrorTables(schemaName: string) {
     .view('live_users')
     .as((query) => query.select().from(users).where(isNull(users.deletedAt)));
 
+  /** One row that says whether the mirror can be trusted; right also while no process of ours runs. */
+  const syncStatus = schema
+    .view('sync_status', {
+      asOf: instant('as_of'),
+      lag: interval('lag'),
+      watermarks: jsonb('watermarks'),
+      gaps: bigint('gaps', { mode: 'number' }),
+      lossRate: doublePrecision('loss_rate'),
+      lossRateDay: doublePrecision('loss_rate_day'),
+      webhookDelay: interval('webhook_delay'),
+      pendingEvents: bigint('pending_events', { mode: 'number' }),
+      parkedEvents: bigint('parked_events', { mode: 'number' }),
+      heldDeletions: bigint('held_deletions', { mode: 'number' }),
+      lastSweep: instant('last_sweep'),
+      lastSweepOutcome: text('last_sweep_outcome'),
+      lastProof: instant('last_proof'),
+      driftPpm: doublePrecision('drift_ppm'),
+    })
+    .as(syncStatusQuery({ events, watermarks, syncRuns, syncWindows, deletions }));
+
   return {
     schema,
+    syncStatus,
     users,
     userTenants,
     userChanges,
@@ -308,4 +337,5 @@ export const {
   budgets,
   learnt,
   liveUsers,
+  syncStatus,
 } = mirrorTables('descope');

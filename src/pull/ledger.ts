@@ -11,7 +11,7 @@ import { rows, type Executor, type Mirror } from '../mirror/database.ts';
 /** Descope's audit search shows 30 days; a little less, so that the edge does not pass us while we ask. */
 export const AUDIT_RETENTION_MS = 30 * 86_400_000 - 600_000;
 
-export type Pull = 'modified' | 'audit' | 'sweep';
+export type Pull = 'modified' | 'audit' | 'sweep' | 'verify';
 export type Outcome = 'complete' | 'partial' | 'blocked';
 
 /** A window as the ledger holds it; times in epoch ms of Descope's clock. */

@@ -40,6 +40,9 @@ const PAGES_A_WINDOW = 25;
 /** Read side by side; more would only crowd the budget. */
 const MAX_WINDOWS = 8;
 
+/** Users younger than this when the sweep was planned are left out of the count at its end. */
+const EDGE_MS = 10_000;
+
 /** Begins a sweep, or joins the one that is under way. */
 export async function startSweep(
   deps: Pick<SweepDeps, 'mirror'>,
@@ -216,8 +219,9 @@ async function coversTo(deps: SweepDeps, runId: number): Promise<number> {
 /** The directory's count of a range less the mirror's own; below zero where it has lost users since. */
 async function shortOf(deps: SweepDeps, fromMs: number, toMs: number, call: Call): Promise<number> {
   const { mirror, client } = deps;
-  // Whole seconds, and not the last one: its users may be told on either side of the edge.
-  const endMs = Math.floor(toMs / 1000) * 1000;
+  // The request asks a unit more on each side, a second at most; ours is counted two seconds more, so
+  // that an edge never makes the mirror look short. What is younger than the margin is not asked about.
+  const endMs = Math.floor((toMs - EDGE_MS) / 1000) * 1000;
   const { total } = await client.searchUsers(
     { field: 'createdTime', ...(fromMs > 0 ? { fromMs } : {}), toMs: endMs - 1, limit: 1 },
     call,
@@ -227,8 +231,8 @@ async function shortOf(deps: SweepDeps, fromMs: number, toMs: number, call: Call
     mirror.db,
     sql`select count(*) as live from ${mirror.t.users}
         where deleted_at is null and ${wanted}
-          and created_time >= to_timestamp(${fromMs / 1000 - 1}::float8)
-          and created_time <= to_timestamp(${endMs / 1000}::float8)`,
+          and created_time >= to_timestamp(${fromMs / 1000 - 2}::float8)
+          and created_time <= to_timestamp(${endMs / 1000 + 2}::float8)`,
   );
   return total - Number(row?.live ?? 0);
 }

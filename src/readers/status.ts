@@ -23,38 +23,59 @@ export async function readStatus(
   mirror: Db,
   queues: () => Promise<readonly QueueView[]>,
 ): Promise<StatusView> {
-  const [users, watermarks, sweep, lastSweep, everComplete, events, gaps, held, budget] =
+  const [summary, users, watermarks, sweep, lastSweep, events, budget, lastError] =
     await Promise.all([
+      readSummary(mirror),
       readUsers(mirror),
       readWatermarks(mirror),
       readSweep(mirror),
       readLastSweep(mirror),
-      hasEverCompleted(mirror),
       readEvents(mirror),
-      count(mirror, sql`${mirror.t.syncWindows} where state = 'gap'`),
-      count(mirror, sql`${mirror.t.deletions} where state = 'held'`),
       readBudgets(mirror),
+      readLastError(mirror),
     ]);
-  const asOf = everComplete ? newest(watermarks) : null;
-  const partial = { users, watermarks, sweep, lastSweep, gaps, events, budget };
+  const { asOf, lagSeconds, gaps, heldDeletions, lossRate, lastProof, driftPpm } = summary;
   return {
-    asOf: asOf?.completeTo ?? null,
-    ...judge(asOf, sweep, lastSweep, users.live),
-    ...partial,
-    heldDeletions: held,
+    asOf,
+    ...judge(lagSeconds, sweep, lastSweep, users.live),
+    users,
+    watermarks,
+    gaps,
+    sweep,
+    events: { ...events, lossRate },
     queues: await queues().catch(() => []),
-    lastError: await readLastError(mirror),
+    heldDeletions,
+    budget,
+    lastSweep,
+    lastProof,
+    driftPpm,
+    lastError,
   };
 }
 
-/** The pull that keeps the mirror fresh decides what it is complete as of; without it, the sweep. */
-function newest(watermarks: readonly WatermarkView[]): WatermarkView | null {
-  const known = watermarks.filter((w) => w.lagSeconds !== null && w.pull !== 'audit');
-  return known.sort((a, b) => (a.lagSeconds ?? 0) - (b.lagSeconds ?? 0))[0] ?? null;
+/** The view that applications read too. */
+interface Summary extends Pick<
+  StatusView,
+  'asOf' | 'gaps' | 'heldDeletions' | 'lastProof' | 'driftPpm'
+> {
+  readonly lagSeconds: number | null;
+  readonly lossRate: number | null;
+}
+
+async function readSummary({ db, t }: Db): Promise<Summary> {
+  const [row] = await rows<Summary>(
+    db,
+    sql`select as_of as "asOf", extract(epoch from lag)::float8 as "lagSeconds", gaps::int,
+               held_deletions::int as "heldDeletions", loss_rate as "lossRate",
+               last_proof as "lastProof", drift_ppm as "driftPpm"
+        from ${t.syncStatus}`,
+  );
+  if (!row) throw new Error('sync_status has no row');
+  return row;
 }
 
 function judge(
-  asOf: WatermarkView | null,
+  lagSeconds: number | null,
   sweep: SweepView | null,
   lastSweep: LastSweepView | null,
   live: number,
@@ -65,11 +86,11 @@ function judge(
       sentence: 'Blocked: the last sweep could not be believed; nothing was removed',
     };
   }
-  if (asOf === null) {
+  if (lagSeconds === null) {
     const of = sweep?.total == null ? '' : ` of ${sweep.total}`;
     return { state: 'filling', sentence: `Filling: ${live}${of} users so far` };
   }
-  const lag = Math.max(0, Math.round(asOf.lagSeconds ?? 0));
+  const lag = Math.max(0, Math.round(lagSeconds));
   return lag > BEHIND_SECONDS
     ? { state: 'behind', sentence: `Behind: complete as of ${describeAge(lag)} ago` }
     : { state: 'complete', sentence: `Complete as of ${describeAge(lag)} ago` };
@@ -79,11 +100,6 @@ function describeAge(seconds: number): string {
   if (seconds < 120) return `${seconds} s`;
   if (seconds < 7_200) return `${Math.round(seconds / 60)} min`;
   return `${Math.round(seconds / 3_600)} h`;
-}
-
-async function count({ db }: Db, from: ReturnType<typeof sql>): Promise<number> {
-  const [row] = await rows<{ n: number }>(db, sql`select count(*)::int as n from ${from}`);
-  return row?.n ?? 0;
 }
 
 async function readUsers({ db, t }: Db): Promise<StatusView['users']> {
@@ -129,46 +145,20 @@ async function readLastSweep({ db, t }: Db): Promise<LastSweepView | null> {
   return row ?? null;
 }
 
-async function hasEverCompleted({ db, t }: Db): Promise<boolean> {
-  const found = await rows(
-    db,
-    sql`select 1 from ${t.watermarks} where pull = 'sweep' and complete_to is not null`,
-  );
-  return found.length > 0;
-}
-
-async function readEvents({ db, t }: Db): Promise<EventsView> {
-  const [row] = await rows<Omit<EventsView, 'lossRate'> & { told: number; lost: number }>(
+async function readEvents({ db, t }: Db): Promise<Omit<EventsView, 'lossRate'>> {
+  const [row] = await rows<Omit<EventsView, 'lossRate'>>(
     db,
     sql`select count(*) filter (where state = 'pending')::int as pending,
                count(*) filter (where state = 'parked')::int as parked,
                count(*) filter (where applied_at > clock_timestamp() - interval '1 hour')::int
                  as "appliedLastHour",
                count(*) filter (where received_at > clock_timestamp() - interval '1 hour')::int
-                 as "receivedLastHour",
-               count(*) filter (where ${audited})::int as told,
-               count(*) filter (where ${audited} and webhook_at is null)::int as lost
+                 as "receivedLastHour"
         from ${t.events}
         where received_at > clock_timestamp() - interval '1 hour' or state in ('pending', 'parked')`,
   );
-  const {
-    told = 0,
-    lost = 0,
-    ...counts
-  } = row ?? {
-    pending: 0,
-    parked: 0,
-    appliedLastHour: 0,
-    receivedLastHour: 0,
-  };
-  return { ...counts, lossRate: told === 0 ? null : lost / told };
+  return row ?? { pending: 0, parked: 0, appliedLastHour: 0, receivedLastHour: 0 };
 }
-
-/** Events the audit trail told of, old enough that their webhook would have come by now. */
-const audited = sql.raw(
-  `state <> 'archived' and audit_at is not null and received_at > clock_timestamp() - interval '1 hour'
-   and audit_at < clock_timestamp() - interval '10 seconds'`,
-);
 
 async function readBudgets({ db, t }: Db): Promise<BudgetView[]> {
   return rows<BudgetView>(

@@ -83,6 +83,10 @@ export interface StatusView {
   readonly heldDeletions: number;
   readonly budget: readonly BudgetView[];
   readonly lastSweep: LastSweepView | null;
+  /** When the whole mirror was last proven, by a complete sweep or a verification; null: never. */
+  readonly lastProof: string | null;
+  /** Users that differed at the last verification, in parts per million; null: none has run. */
+  readonly driftPpm: number | null;
   readonly lastError: { readonly at: string; readonly message: string } | null;
   readonly demo?: DemoView;
 }

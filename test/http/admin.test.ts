@@ -20,6 +20,8 @@ const status: StatusView = {
   heldDeletions: 0,
   budget: [{ name: 'users', granted: 57, throttled: 1, silentUntil: null }],
   lastSweep: null,
+  lastProof: null,
+  driftPpm: null,
   lastError: null,
 };
 const change: RecentChange = {

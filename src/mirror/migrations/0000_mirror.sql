@@ -64,6 +64,9 @@ CREATE TABLE "descope"."sync_runs" (
 	"created" bigint DEFAULT 0 NOT NULL,
 	"updated" bigint DEFAULT 0 NOT NULL,
 	"deleted" bigint DEFAULT 0 NOT NULL,
+	"missing" bigint,
+	"extra" bigint,
+	"different" bigint,
 	"error" text
 );
 --> statement-breakpoint
@@ -157,4 +160,40 @@ CREATE INDEX "users_created_time" ON "descope"."users" USING btree ("created_tim
 CREATE INDEX "users_email" ON "descope"."users" USING btree ("email");--> statement-breakpoint
 CREATE INDEX "users_login_ids" ON "descope"."users" USING gin ("login_ids");--> statement-breakpoint
 CREATE INDEX "users_deleted_at" ON "descope"."users" USING btree ("deleted_at") WHERE deleted_at is not null;--> statement-breakpoint
-CREATE VIEW "descope"."live_users" AS (select "user_id", "login_ids", "external_ids", "email", "phone", "name", "given_name", "middle_name", "family_name", "picture", "status", "verified_email", "verified_phone", "test", "role_names", "permissions", "sso_app_ids", "custom_attributes", "created_time", "modified_time", "raw", "content_hash", "observed_at", "changed_at", "deleted_at", "witness" from "descope"."users" where "descope"."users"."deleted_at" is null);
+CREATE VIEW "descope"."live_users" AS (select "user_id", "login_ids", "external_ids", "email", "phone", "name", "given_name", "middle_name", "family_name", "picture", "status", "verified_email", "verified_phone", "test", "role_names", "permissions", "sso_app_ids", "custom_attributes", "created_time", "modified_time", "raw", "content_hash", "observed_at", "changed_at", "deleted_at", "witness" from "descope"."users" where "descope"."users"."deleted_at" is null);--> statement-breakpoint
+CREATE VIEW "descope"."sync_status" AS (
+select
+  proven.as_of,
+  clock_timestamp() - proven.as_of as lag,
+  (select coalesce(jsonb_object_agg(pull, complete_to), '{}'::jsonb) from "descope"."watermarks") as watermarks,
+  (select count(*) from "descope"."sync_windows" where state = 'gap') as gaps,
+  (select avg((webhook_at is null)::int)::double precision from "descope"."events" where audit_at is not null and state <> 'archived'
+          and audit_at < clock_timestamp() - interval '30 seconds'
+          and received_at > clock_timestamp() - interval '1 hour'
+          and occurred_at > clock_timestamp() - interval '1 hour') as loss_rate,
+  (select avg((webhook_at is null)::int)::double precision from "descope"."events" where audit_at is not null and state <> 'archived'
+          and audit_at < clock_timestamp() - interval '30 seconds'
+          and received_at > clock_timestamp() - interval '1 day'
+          and occurred_at > clock_timestamp() - interval '1 day') as loss_rate_day,
+  (select percentile_cont(0.5) within group (order by webhook_at - occurred_at)
+   from "descope"."events" where webhook_at > clock_timestamp() - interval '1 hour') as webhook_delay,
+  (select count(*) from "descope"."events" where state = 'pending') as pending_events,
+  (select count(*) from "descope"."events" where state = 'parked') as parked_events,
+  (select count(*) from "descope"."deletions" where state = 'held') as held_deletions,
+  sweep.finished_at as last_sweep,
+  sweep.outcome as last_sweep_outcome,
+  (select max(finished_at) from "descope"."sync_runs"
+   where outcome = 'complete' and (pull = 'sweep' or (pull = 'verify' and reason = 'everyone')))
+   as last_proof,
+  (select (missing + extra + different) * 1000000.0 / greatest(rows_read, 1)
+   from "descope"."sync_runs" where pull = 'verify' and missing is not null
+   order by run_id desc limit 1)::double precision as drift_ppm
+from (
+  select case when (select complete_to from "descope"."watermarks" where pull = 'sweep') is not null then
+    greatest((select complete_to from "descope"."watermarks" where pull = 'sweep'), least((select complete_to from "descope"."watermarks" where pull = 'modified'), (select complete_to from "descope"."watermarks" where pull = 'audit')))
+  end as as_of
+) as proven
+left join lateral (
+  select finished_at, outcome from "descope"."sync_runs"
+  where pull = 'sweep' and outcome is not null order by run_id desc limit 1
+) as sweep on true);
