@@ -83,7 +83,11 @@ async function run<Deps>(settings: WorkerSettings<Deps>, job: Job): Promise<void
     const stopped = error instanceof Stopping;
     onJob?.({ name: job.name, outcome: stopped ? 'stopped' : 'failed', ms });
     if (stopped) log.debug({ ...line, ms }, 'job stopped');
-    else log.warn({ ...line, ms, reason: describeError(error) }, 'job failed');
+    else {
+      // A key that is refused stops everything until somebody mends it: the loudest line we have.
+      const level = error instanceof DescopeUnauthorised ? 'error' : 'warn';
+      log[level]({ ...line, ms, reason: describeError(error) }, 'job failed');
+    }
     throw toQueueError(error);
   }
 }

@@ -15,6 +15,7 @@ import { createInbox } from './inbox/record.ts';
 import { databaseNow, openMirror, readMirrorId } from './mirror/database.ts';
 import { migrateMirror } from './mirror/migrate.ts';
 import { readRecentChanges, readStatus } from './readers/status.ts';
+import { waitForUser } from './readers/wait.ts';
 import { createReleaseStack, type ReleaseStack } from './release.ts';
 import { createWebhookRouter, type DeliveryOutcome } from './webhook/router.ts';
 
@@ -184,6 +185,7 @@ async function startServers(parts: Parts): Promise<[number, number]> {
       return demo === undefined ? status : { ...status, demo };
     },
     readRecentChanges: () => readRecentChanges(mirror, 20),
+    waitFor: (userId, since, signal) => waitForUser(mirror, userId, since, signal),
     metrics: async () => {
       await engine.refreshGauges();
       return metrics.registry.metrics();
