@@ -1,8 +1,8 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdir, open, readFile, stat } from 'node:fs/promises';
+import { chmod, mkdir, open, readFile, stat } from 'node:fs/promises';
 import { connect, type Socket } from 'node:net';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 
 export interface EmbeddedOptions {
@@ -36,7 +36,7 @@ const LOG_MAX_BYTES = 5_000_000;
  * @throws one line that says why, when it cannot be started
  */
 export async function startEmbeddedPostgres(options: EmbeddedOptions): Promise<RunningPostgres> {
-  await mkdir(options.folder, { recursive: true, mode: 0o700 });
+  await makeFolder(options.folder);
   const deadlineMs = Date.now() + START_TIMEOUT_MS;
   let host: SpawnedHost | undefined;
   while (Date.now() < deadlineMs) {
@@ -54,6 +54,19 @@ export async function startEmbeddedPostgres(options: EmbeddedOptions): Promise<R
   throw new Error(
     `the embedded Postgres was not ready within ${START_TIMEOUT_MS / 1000} s; see ${join(options.folder, 'postgres.log')}`,
   );
+}
+
+/** The folder is for us alone; parents we make can be passed, as root by user `postgres`. */
+async function makeFolder(folder: string): Promise<void> {
+  const parent = dirname(folder);
+  const firstMade = await mkdir(parent, { recursive: true });
+  if (firstMade !== undefined) {
+    // Whatever our umask.
+    for (let path = parent; path.length >= firstMade.length; path = dirname(path)) {
+      await chmod(path, 0o711);
+    }
+  }
+  await mkdir(folder, { recursive: true, mode: 0o700 });
 }
 
 interface Door {
@@ -147,7 +160,7 @@ async function spawnHost(options: EmbeddedOptions): Promise<SpawnedHost> {
     reason += chunk.toString();
   });
   child.on('error', (error) => {
-    failure = `the embedded Postgres cannot be started: ${error.message}`;
+    failure = `the embedded Postgres did not start: ${error.message}`;
     ended = true;
   });
   child.on('close', (code) => {

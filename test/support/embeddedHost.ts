@@ -1,5 +1,6 @@
 import { createHash } from 'node:crypto';
 import { mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
+import { readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 
 import ts from 'typescript';
@@ -11,7 +12,7 @@ const root = join(import.meta.dirname, '../..');
  * it, so that tests do not depend on an earlier build. Returns the host's file; `embedded.js` is beside it.
  */
 export function compileEmbeddedHost(): string {
-  const sources = ['embedded', 'embeddedHost', 'embeddedServer'].map((name) => ({
+  const sources = ['embedded', 'embeddedHost', 'embeddedPlace', 'embeddedServer'].map((name) => ({
     name,
     text: readFileSync(join(root, `src/mirror/${name}.ts`), 'utf8'),
   }));
@@ -35,4 +36,16 @@ export function compileEmbeddedHost(): string {
     renameSync(`${file}.${process.pid}`, file);
   }
   return join(folder, 'embeddedHost.js');
+}
+
+/** Where a folder has its data: in itself, or elsewhere (`embeddedPlace.ts` says when). */
+export async function embeddedBaseOf(folder: string): Promise<string> {
+  const note = await readFile(join(folder, 'elsewhere.json'), 'utf8').catch(() => null);
+  return note === null ? folder : (JSON.parse(note) as { dataAreIn: string }).dataAreIn;
+}
+
+/** Removes a test's folder and its data. */
+export async function removeEmbeddedFolder(folder: string): Promise<void> {
+  await rm(await embeddedBaseOf(folder), { recursive: true, force: true });
+  await rm(folder, { recursive: true, force: true });
 }

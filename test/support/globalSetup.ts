@@ -1,4 +1,4 @@
-import { mkdtemp, rm } from 'node:fs/promises';
+import { mkdtemp } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
@@ -7,7 +7,7 @@ import pg from 'pg';
 import { startEmbeddedPostgres } from '../../src/mirror/embedded.ts';
 import { migrateMirror } from '../../src/mirror/migrate.ts';
 import { createReleaseStack } from '../../src/release.ts';
-import { compileEmbeddedHost } from './embeddedHost.ts';
+import { compileEmbeddedHost, removeEmbeddedFolder } from './embeddedHost.ts';
 import { startRedisServer } from './redisServer.ts';
 
 import type { ReleaseStack } from '../../src/release.ts';
@@ -46,15 +46,18 @@ export async function setup(project: TestProject): Promise<() => Promise<void>> 
 
 async function startPostgres(releases: ReleaseStack, hostFile: string): Promise<string> {
   const folder = await mkdtemp(join(tmpdir(), 'rollcall-test-'));
-  releases.push('test folder', () => rm(folder, { recursive: true, force: true }));
+  releases.push('test folder', () => removeEmbeddedFolder(folder));
   const postgres = await startEmbeddedPostgres({
     folder,
     hostFile,
-    // Nothing here has to survive a power cut; several files hold a pool and a queue each.
-    postgresFlags: ['fsync=off', 'full_page_writes=off', 'max_connections=300'].flatMap((flag) => [
-      '-c',
-      flag,
-    ]),
+    // Nothing here has to survive a power cut; several files hold a pool and a queue each. A database
+    // with an autovacuum worker in it could not be dropped by its owner.
+    postgresFlags: [
+      'fsync=off',
+      'full_page_writes=off',
+      'max_connections=300',
+      'autovacuum=off',
+    ].flatMap((flag) => ['-c', flag]),
   });
   releases.push('postgres', () => postgres.stop());
   await query(postgres.adminUrl, 'alter role rollcall createdb');
