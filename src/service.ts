@@ -14,6 +14,7 @@ import { startPublicServer } from './http/public.ts';
 import { createInbox } from './inbox/record.ts';
 import { databaseNow, openMirror, readMirrorId } from './mirror/database.ts';
 import { migrateMirror } from './mirror/migrate.ts';
+import { readExplain } from './readers/explain.ts';
 import { readRecentChanges, readStatus } from './readers/status.ts';
 import { waitForUser } from './readers/wait.ts';
 import { createReleaseStack, type ReleaseStack } from './release.ts';
@@ -185,6 +186,7 @@ async function startServers(parts: Parts): Promise<[number, number]> {
       return demo === undefined ? status : { ...status, demo };
     },
     readRecentChanges: () => readRecentChanges(mirror, 20),
+    explain: (userId) => readExplain(mirror, userId),
     waitFor: (userId, since, signal) => waitForUser(mirror, userId, since, signal),
     metrics: async () => {
       await engine.refreshGauges();

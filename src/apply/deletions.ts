@@ -43,7 +43,9 @@ async function countRecent(tx: Executor, { t }: Db): Promise<number> {
     tx,
     sql`select count(*) as recent from ${t.deletions}
         where state = 'tombstoned' and run_id is null
-          and decided_at > clock_timestamp() - interval '1 hour'`,
+          -- By when it was reported: what a person approved later must not trip the breaker again.
+          and decided_at > clock_timestamp() - interval '1 hour'
+          and nominated_at > clock_timestamp() - interval '1 hour'`,
   );
   return Number(row?.recent ?? 0);
 }
@@ -94,6 +96,10 @@ export async function deleteReported(
   breaker: Breaker,
 ): Promise<Decided> {
   const live = await onlyLive(tx, db, absences);
+  if (live.length > 0) {
+    // One at a time to the end of its transaction: side by side, neither would count the other's.
+    await tx.execute(sql`select pg_advisory_xact_lock(hashtext('rollcall breaker'))`);
+  }
   const recent = await countRecent(tx, db);
   const count = recent + live.length;
   const held =

@@ -84,7 +84,7 @@ export const COMMANDS: readonly CommandDescription[] = [
       ['<action>', 'list, approve or reject'],
       ['[ids...]', 'user ids; all held ones where none is named'],
     ],
-    needs: nothing,
+    needs: (options) => (options['action'] === 'approve' ? descope() : nothing()),
   },
   {
     name: 'import',

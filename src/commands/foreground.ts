@@ -1,5 +1,5 @@
 import { createEngine, type Engine, type EngineOptions } from '../engine.ts';
-import { openMirror } from '../mirror/database.ts';
+import { openMirror, type Mirror } from '../mirror/database.ts';
 import { migrateMirror } from '../mirror/migrate.ts';
 import { createReleaseStack } from '../release.ts';
 import { openDatabase } from './openDatabase.ts';
@@ -8,11 +8,10 @@ import type { CommandContext } from './command.ts';
 
 const CONNECTIONS = 6;
 
-/** Runs `work` with an engine of its own, migrated and without a queue, and cleans up after it. */
-export async function withEngine<T>(
+/** Runs `work` with the mirror, migrated, and cleans up after it. Needs no credentials of Descope. */
+export async function withMirror<T>(
   context: CommandContext,
-  hooks: Pick<EngineOptions, 'onStep' | 'onEvents'>,
-  work: (engine: Engine) => Promise<T>,
+  work: (mirror: Mirror) => Promise<T>,
 ): Promise<T> {
   const { config, log } = context;
   const releases = createReleaseStack();
@@ -29,11 +28,26 @@ export async function withEngine<T>(
       },
     });
     releases.push('mirror', () => mirror.pool.end());
-    const engine = createEngine({ config, log, mirror, queues: null, ...hooks });
-    releases.push('engine', engine.abort);
-    context.signal.addEventListener('abort', engine.abort, { once: true });
-    return await work(engine);
+    return await work(mirror);
   } finally {
     await releases.release();
   }
+}
+
+/** Runs `work` with an engine of its own, migrated and without a queue, and cleans up after it. */
+export async function withEngine<T>(
+  context: CommandContext,
+  hooks: Pick<EngineOptions, 'onStep' | 'onEvents'>,
+  work: (engine: Engine) => Promise<T>,
+): Promise<T> {
+  const { config, log } = context;
+  return withMirror(context, async (mirror) => {
+    const engine = createEngine({ config, log, mirror, queues: null, ...hooks });
+    context.signal.addEventListener('abort', engine.abort, { once: true });
+    try {
+      return await work(engine);
+    } finally {
+      engine.abort();
+    }
+  });
 }

@@ -1,7 +1,8 @@
-import { countPending, listPending } from '../inbox/pending.ts';
+import { countPending } from '../inbox/pending.ts';
 import { pullAudit } from '../pull/audit.ts';
 import { pullModified } from '../pull/modified.ts';
 import { pause } from '../pull/patient.ts';
+import { applyPending } from './applyPending.ts';
 import { withEngine } from './foreground.ts';
 
 import type { Engine } from '../engine.ts';
@@ -9,9 +10,6 @@ import type { CommandContext, ExitCode } from './command.ts';
 
 /** A replica that is pulling right now is waited for this often, half a second each. */
 const PATIENCE = 240;
-/** Events to be looked at again soon are waited for; those put off for longer are the service's. */
-const SOON_SECONDS = 5;
-const EVENTS_AT_ONCE = 1_000;
 
 /** `rollcall sync`: pullModified and pullAudit now, then applies what they found. */
 export async function run(context: CommandContext): Promise<ExitCode> {
@@ -49,24 +47,4 @@ async function whenFree<T>(engine: Engine, pull: () => Promise<T | 'busy'>): Pro
     await pause(500, engine.signal);
   }
   throw new Error('another process has been pulling for two minutes; try again later');
-}
-
-/** Applies what the inbox holds and is due, also what is due again within a few seconds. */
-async function applyPending(engine: Engine): Promise<number> {
-  let applied = 0;
-  for (;;) {
-    const due = await listPending(engine.mirror, { seconds: SOON_SECONDS, most: EVENTS_AT_ONCE });
-    if (due.length === 0) return applied;
-    const now = due.filter((event) => event.waitMs === 0).map((event) => event.eventId);
-    if (now.length === 0) {
-      await pause(Math.ceil(due[0]?.waitMs ?? 0) + 10, engine.signal);
-      continue;
-    }
-    const chunks: Promise<void>[] = [];
-    for (let at = 0; at < now.length; at += 100) {
-      chunks.push(engine.applier.apply(now.slice(at, at + 100)));
-    }
-    await Promise.all(chunks);
-    applied += now.length;
-  }
 }

@@ -1,6 +1,6 @@
 import { sql } from 'drizzle-orm';
 
-import { rows, type Mirror } from '../mirror/database.ts';
+import { rows, textArray, type Mirror } from '../mirror/database.ts';
 
 type Db = Pick<Mirror, 'db' | 't'>;
 
@@ -32,4 +32,14 @@ export async function countPending({ db, t }: Db): Promise<number> {
     sql`select count(*)::int as pending from ${t.events} where state = 'pending'`,
   );
   return row?.pending ?? 0;
+}
+
+/** How many of these events are applied. */
+export async function countApplied({ db, t }: Db, eventIds: readonly string[]): Promise<number> {
+  const [row] = await rows<{ applied: number }>(
+    db,
+    sql`select count(*)::int as applied from ${t.events}
+        where state = 'applied' and event_id = any(${textArray(eventIds)})`,
+  );
+  return row?.applied ?? 0;
 }

@@ -1,0 +1,53 @@
+import { UsageError } from '../errors.ts';
+import { readExplain, type Explanation, type PresentState } from '../readers/explain.ts';
+import { withMirror } from './foreground.ts';
+import { toTable } from './table.ts';
+
+import type { CommandContext, CommandOptions, ExitCode } from './command.ts';
+
+/** `rollcall explain <user>`: everything known about one user. */
+export async function run(context: CommandContext, options: CommandOptions): Promise<ExitCode> {
+  const { user } = options;
+  if (typeof user !== 'string' || user === '') throw new UsageError('explain: say which user');
+  return withMirror(context, async (mirror) => {
+    const explanation = await readExplain(mirror, user);
+    if (explanation === null) {
+      // What was asked for is not repeated: it may be a mail address.
+      const reason = 'nothing is known of this user: no row, no event, no change, no deletion';
+      context.stdout(context.json ? JSON.stringify({ known: false, reason }) : reason);
+      return 3;
+    }
+    if (context.json) context.stdout(JSON.stringify({ known: true, ...explanation }));
+    else for (const line of toLines(explanation)) context.stdout(line);
+    return 0;
+  });
+}
+
+/** Pure. */
+export function toLines(explanation: Explanation): string[] {
+  const { userId, others, present, story, windows, truncated } = explanation;
+  const lines = [`${userId}: ${describePresent(present)}`];
+  if (others.length > 0) lines.push(`this login id was also that of ${others.join(', ')}`);
+  lines.push('');
+  if (truncated) lines.push('… and older ones, in the tables events, user_changes and deletions');
+  const rows = story.map(({ at, about, text }) => [at ?? 'now', about, text]);
+  lines.push(...(rows.length > 0 ? toTable(rows) : ['no event, change or deletion is recorded']));
+  lines.push('', ...windows.map(describeWindow));
+  if (windows.length === 0) lines.push('no sweep has read the time of its creation');
+  return lines;
+}
+
+function describePresent(present: PresentState | null): string {
+  if (present === null) return 'not in the mirror';
+  const { state, deletedAt, observedAt, witness, createdTime, test } = present;
+  const since = state === 'live' ? 'live' : `tombstone since ${deletedAt ?? 'unknown'}`;
+  const created = createdTime === null ? '' : `; created ${createdTime}`;
+  return `${since}, last written by ${witness}, observed at ${observedAt}${created}${test ? '; a test user' : ''}`;
+}
+
+function describeWindow(window: Explanation['windows'][number]): string {
+  const { runId, windowId, state, provenAt, outcome, error } = window;
+  const proven = provenAt === null ? state : `proven at ${provenAt}`;
+  const reason = error === null ? '' : ` (${error})`;
+  return `sweep ${runId} (${outcome ?? 'under way'}): its creation lies in window ${windowId}, ${proven}${reason}`;
+}

@@ -1,0 +1,71 @@
+import { UsageError } from '../errors.ts';
+import { countPending } from '../inbox/pending.ts';
+import { putBackEvents, type ReplaySelection } from '../inbox/replay.ts';
+import { openSweep, unprovenWindows } from '../pull/ledger.ts';
+import { toInstantMs } from '../webhook/fields.ts';
+import { applyPending } from './applyPending.ts';
+import { withEngine } from './foreground.ts';
+import { countOf } from './table.ts';
+
+import type { Engine } from '../engine.ts';
+import type { CommandContext, CommandOptions, ExitCode } from './command.ts';
+
+/** `rollcall replay [--since T] [--user U] [--failed]`: applies events of the inbox again. */
+export async function run(context: CommandContext, options: CommandOptions): Promise<ExitCode> {
+  const selection = parseSelection(options);
+  return withEngine(context, {}, async (engine) => {
+    const before = new Set(await listOpen(engine));
+    const putBack = await putBackEvents(engine.mirror, selection, engine.signal);
+    if (!context.json) context.stdout(`${countOf(putBack, 'event')} put back`);
+    // Whatever else is due is applied with them, as `sync` does.
+    const applied = putBack === 0 ? 0 : await applyPending(engine);
+    const pending = await countPending(engine.mirror);
+    const opened = (await listOpen(engine)).some((work) => !before.has(work));
+    if (context.json) context.stdout(JSON.stringify({ putBack, applied, pending, opened }));
+    else if (putBack > 0) {
+      context.stdout(`${countOf(applied, 'event')} applied, ${pending} still pending`);
+      if (opened) {
+        context.stdout(
+          'a window or a sweep waits to be read: `rollcall start` does that by itself, ' +
+            '`rollcall sync` reads windows, `rollcall backfill` sweeps',
+        );
+      }
+    }
+    return putBack > 0 && pending > 0 ? 3 : 0;
+  });
+}
+
+/** Windows and sweeps that wait to be read: events that name nobody open such, and nobody reads them here. */
+async function listOpen({ mirror }: Engine): Promise<string[]> {
+  const windows = await unprovenWindows(mirror.db, mirror, { pull: 'modified' });
+  const sweep = await openSweep(mirror.db, mirror);
+  return [
+    ...windows.map((windowId) => `window ${windowId}`),
+    ...(sweep ? [`sweep ${sweep.runId}`] : []),
+  ];
+}
+
+/** @throws UsageError where nothing is selected, or `--since` is no instant */
+function parseSelection({ since, user, failed }: CommandOptions): ReplaySelection {
+  const selection = {
+    since: typeof since === 'string' ? parseSince(since) : null,
+    userId: typeof user === 'string' && user !== '' ? user : null,
+    failedOnly: failed === true,
+  };
+  if (selection.since === null && selection.userId === null && !selection.failedOnly) {
+    throw new UsageError(
+      'replay: say which events: --since <instant>, --user <id>, --failed, or several of these ' +
+        'for events that all of them hold of',
+    );
+  }
+  return selection;
+}
+
+function parseSince(text: string): string {
+  const sinceMs = toInstantMs(/^\d{4}-\d\d-\d\d$/.test(text) ? `${text}T00:00Z` : text);
+  if (sinceMs !== null) return new Date(sinceMs).toISOString();
+  throw new UsageError(
+    '--since must be an instant such as 2026-11-21, 2026-11-21T08:00Z or 2026-11-21T08:00+01:00 ' +
+      '(UTC where it names no zone)',
+  );
+}

@@ -1,0 +1,207 @@
+import { sql } from 'drizzle-orm';
+
+import { asInstant, rows, textArray, type Mirror } from '../mirror/database.ts';
+import { toStory, type StoryLine } from './story.ts';
+
+import type { Instant } from '../observation.ts';
+
+/*
+ * In: a user id or a login id. Out: everything the mirror knows of that user's history: ids, times and
+ * names of fields, nothing else that is personal (guarantee G10).
+ */
+
+type Db = Pick<Mirror, 'db' | 't'>;
+
+/** The row as it is now. */
+export interface PresentState {
+  readonly state: 'live' | 'tombstone';
+  /** Since when it is a tombstone. */
+  readonly deletedAt: Instant | null;
+  readonly observedAt: Instant;
+  readonly changedAt: Instant;
+  readonly witness: string;
+  readonly createdTime: Instant | null;
+  readonly modifiedTime: Instant | null;
+  readonly test: boolean;
+}
+
+/** An event of the inbox that names the user. */
+export interface ToldEvent {
+  readonly eventId: string;
+  readonly action: string;
+  readonly occurredAt: Instant;
+  readonly receivedAt: Instant;
+  readonly webhookAt: Instant | null;
+  readonly auditAt: Instant | null;
+  readonly archiveAt: Instant | null;
+  readonly appliedAt: Instant | null;
+  /** pending, applied, parked or archived. */
+  readonly state: string;
+  readonly attempts: number;
+  readonly looks: number;
+  /** When a pending one is looked at (again). */
+  readonly dueAt: Instant;
+  readonly outcome: string | null;
+  readonly error: string | null;
+}
+
+/** A row of the feed. */
+export interface WrittenChange {
+  readonly seq: number;
+  /** created, updated, deleted or restored. */
+  readonly kind: string;
+  /** Names of fields, no values. */
+  readonly changed: readonly string[];
+  readonly observedAt: Instant;
+  readonly writtenAt: Instant;
+  readonly witness: string;
+}
+
+/** A deletion that was suspected, with what became of it. */
+export interface KnownDeletion {
+  readonly deletionId: number;
+  readonly state: string;
+  readonly witness: string;
+  readonly runId: number | null;
+  /** Which pull's run it was; null where events told. */
+  readonly pull: string | null;
+  readonly nominatedAt: Instant;
+  readonly verifiedAt: Instant | null;
+  readonly decidedAt: Instant | null;
+  readonly evidence: string | null;
+}
+
+/** A window of a sweep that the user's creation falls into. */
+export interface CoveringWindow {
+  readonly windowId: number;
+  readonly runId: number;
+  /** open, proven or gap. */
+  readonly state: string;
+  readonly provenAt: Instant | null;
+  /** How the run ended; null while it runs. */
+  readonly outcome: string | null;
+  readonly error: string | null;
+}
+
+export interface Explanation {
+  readonly userId: string;
+  /** Other users, tombstones as a rule, that had the login id asked for. */
+  readonly others: readonly string[];
+  /** Null where the mirror has no row. */
+  readonly present: PresentState | null;
+  /** Everything below, in order of time; what is still so now comes last. */
+  readonly story: readonly StoryLine[];
+  /** The latest, oldest first. */
+  readonly events: readonly ToldEvent[];
+  readonly changes: readonly WrittenChange[];
+  readonly deletions: readonly KnownDeletion[];
+  /** The latest, newest first. */
+  readonly windows: readonly CoveringWindow[];
+  /** There is more than is listed: only the latest of each kind are. */
+  readonly truncated: boolean;
+}
+
+/** Of each kind; a user in normal use has fewer in a month. */
+const MOST = 500;
+const WINDOWS = 3;
+
+/** Null where nothing at all is known: no row, no event, no change, no deletion. */
+export async function readExplain(mirror: Db, userOrLoginId: string): Promise<Explanation | null> {
+  const [userId = userOrLoginId, ...others] = await resolve(mirror, userOrLoginId);
+  const [present, events, changes, deletions] = await Promise.all([
+    readPresent(mirror, userId),
+    listEvents(mirror, userId),
+    listChanges(mirror, userId),
+    listDeletions(mirror, userId),
+  ]);
+  if (!present && events.length + changes.length + deletions.length === 0) return null;
+  const windows = present?.createdTime ? await listWindows(mirror, present.createdTime) : [];
+  const latest = {
+    events: events.slice(0, MOST).reverse(),
+    changes: changes.slice(0, MOST).reverse(),
+    deletions: deletions.slice(0, MOST).reverse(),
+  };
+  return {
+    userId,
+    others,
+    present,
+    story: toStory(latest),
+    ...latest,
+    windows,
+    truncated: [events, changes, deletions].some((found) => found.length > MOST),
+  };
+}
+
+/** The user of that id; else those who have or had the login id, who has it now first. */
+async function resolve({ db, t }: Db, userOrLoginId: string): Promise<string[]> {
+  const found = await rows<{ userId: string; isId: boolean }>(
+    db,
+    sql`select user_id as "userId", user_id = ${userOrLoginId} as "isId" from ${t.users}
+        where user_id = ${userOrLoginId} or login_ids @> ${textArray([userOrLoginId])}
+        order by 2 desc, deleted_at is not null, observed_at desc limit 20`,
+  );
+  const [first] = found;
+  return first?.isId ? [first.userId] : found.map((row) => row.userId);
+}
+
+async function readPresent({ db, t }: Db, userId: string): Promise<PresentState | null> {
+  const [row] = await rows<PresentState>(
+    db,
+    sql`select case when deleted_at is null then 'live' else 'tombstone' end as state,
+               ${asInstant(sql`deleted_at`)} as "deletedAt",
+               ${asInstant(sql`observed_at`)} as "observedAt",
+               ${asInstant(sql`changed_at`)} as "changedAt", witness,
+               ${asInstant(sql`created_time`)} as "createdTime",
+               ${asInstant(sql`modified_time`)} as "modifiedTime", test
+        from ${t.users} where user_id = ${userId}`,
+  );
+  return row ?? null;
+}
+
+async function listEvents({ db, t }: Db, userId: string): Promise<ToldEvent[]> {
+  return rows<ToldEvent>(
+    db,
+    sql`select event_id as "eventId", action, ${asInstant(sql`occurred_at`)} as "occurredAt",
+               ${asInstant(sql`received_at`)} as "receivedAt",
+               ${asInstant(sql`webhook_at`)} as "webhookAt",
+               ${asInstant(sql`audit_at`)} as "auditAt",
+               ${asInstant(sql`archive_at`)} as "archiveAt",
+               ${asInstant(sql`applied_at`)} as "appliedAt", state, attempts, looks,
+               ${asInstant(sql`due_at`)} as "dueAt", outcome, error
+        from ${t.events} where user_ids @> ${textArray([userId])}
+        order by received_at desc, seq desc limit ${MOST + 1}`,
+  );
+}
+
+async function listChanges({ db, t }: Db, userId: string): Promise<WrittenChange[]> {
+  return rows<WrittenChange>(
+    db,
+    sql`select seq::int, kind, changed, ${asInstant(sql`observed_at`)} as "observedAt",
+               ${asInstant(sql`written_at`)} as "writtenAt", witness
+        from ${t.userChanges} where user_id = ${userId} order by seq desc limit ${MOST + 1}`,
+  );
+}
+
+async function listDeletions({ db, t }: Db, userId: string): Promise<KnownDeletion[]> {
+  return rows<KnownDeletion>(
+    db,
+    sql`select deletion_id::int as "deletionId", state, witness, run_id::int as "runId", pull,
+               ${asInstant(sql`nominated_at`)} as "nominatedAt",
+               ${asInstant(sql`verified_at`)} as "verifiedAt",
+               ${asInstant(sql`decided_at`)} as "decidedAt", evidence
+        from ${t.deletions} left join ${t.syncRuns} using (run_id)
+        where user_id = ${userId} order by deletion_id desc limit ${MOST + 1}`,
+  );
+}
+
+async function listWindows({ db, t }: Db, createdTime: Instant): Promise<CoveringWindow[]> {
+  return rows<CoveringWindow>(
+    db,
+    sql`select window_id::int as "windowId", run_id::int as "runId", state,
+               ${asInstant(sql`proven_at`)} as "provenAt", outcome, w.error
+        from ${t.syncWindows} w join ${t.syncRuns} r using (run_id)
+        where w.pull = 'sweep' and from_time <= ${createdTime}::timestamptz
+          and coalesce(to_time, covers_to, 'infinity') >= ${createdTime}::timestamptz
+        order by window_id desc limit ${WINDOWS}`,
+  );
+}

@@ -1,0 +1,69 @@
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+
+import { createLogger } from '../../src/log.ts';
+
+import type {
+  CommandContext,
+  CommandModule,
+  CommandOptions,
+  ExitCode,
+} from '../../src/commands/command.ts';
+import type { Scene } from '../support/world.ts';
+
+/** What a command said, and how it ended. */
+export interface Outcome {
+  readonly exitCode: ExitCode;
+  readonly stdout: readonly string[];
+  readonly stderr: readonly string[];
+  /** The last line of stdout, parsed. */
+  json(): Record<string, unknown>;
+}
+
+export interface Running {
+  readonly json?: boolean;
+  readonly signal?: AbortSignal;
+}
+
+/** Runs a command in this process against a scene's Descope and database. */
+export async function runCommand(
+  module: CommandModule,
+  scene: Pick<Scene, 'config' | 'logs'>,
+  options: CommandOptions = {},
+  { json = false, signal = new AbortController().signal }: Running = {},
+): Promise<Outcome> {
+  const stdout: string[] = [];
+  const stderr: string[] = [];
+  const context: CommandContext = {
+    config: scene.config,
+    log: createLogger({
+      level: scene.config.LOG_LEVEL,
+      destination: { write: (line: string) => void scene.logs.push(line) },
+    }),
+    stdout: (line) => stdout.push(line),
+    stderr: (line) => stderr.push(line),
+    isTerminal: false,
+    json,
+    signal,
+    // For the embedded Postgres, which a scene does not use.
+    folder: join(tmpdir(), 'rollcall-unused'),
+  };
+  const exitCode = await module.run(context, options);
+  return {
+    exitCode,
+    stdout,
+    stderr,
+    json: () => JSON.parse(stdout.at(-1) ?? 'null') as Record<string, unknown>,
+  };
+}
+
+/** Everything a command said, for `assertPrivate`. */
+export function textOf({ stdout, stderr }: Outcome): string {
+  return [...stdout, ...stderr].join('\n');
+}
+
+/** The environment of someone who may not talk to Descope. */
+export function withoutCredentials({ env }: Pick<Scene, 'env'>): Record<string, string> {
+  const hidden = ['DESCOPE_PROJECT_ID', 'DESCOPE_MANAGEMENT_KEY'];
+  return Object.fromEntries(Object.entries(env).filter(([name]) => !hidden.includes(name)));
+}
