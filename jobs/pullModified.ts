@@ -1,16 +1,34 @@
 import { z } from 'zod';
 
 import { pullModified as pull, type ModifiedDeps } from '../src/pull/modified.ts';
-import { defineJob, KEEP } from './define.ts';
+import { defineJob, KEEP, type JobDefinition } from './define.ts';
+
+import type { Enqueue } from './queues.ts';
+
+interface Payload {
+  /** Just the windows in the ledger that are not proven, such as an event's. */
+  readonly gapsOnly?: boolean | undefined;
+}
+
+interface Deps {
+  readonly modified: ModifiedDeps;
+  readonly enqueue: Enqueue;
+}
+
+/** Who finds the pull taken comes again; of all who do, a few. The id must be free again by then. */
+const AGAIN = { delayMs: 1_000, dedupeId: 'gaps-again', dedupeMs: 500 };
 
 /** Reads users changed since the watermark. A failure leaves a gap that the next tick reads. */
-export const pullModified = defineJob({
+export const pullModified: JobDefinition<Deps, Payload> = defineJob({
   name: 'pullModified',
   queue: 'pulls',
-  /** `gapsOnly`: just the windows in the ledger that are not proven, such as an event's. */
   payload: z.strictObject({ gapsOnly: z.boolean().optional() }),
   options: { attempts: 1, ...KEEP },
-  async process(deps: { readonly modified: ModifiedDeps }, payload, signal): Promise<void> {
-    await pull(deps.modified, signal, payload.gapsOnly ?? false);
+  async process(deps: Deps, { gapsOnly = false }, signal): Promise<void> {
+    const result = await pull(deps.modified, signal, gapsOnly);
+    // Whoever has it listed the gaps before ours was there; a schedule's tick comes again by itself.
+    if (result === 'busy' && gapsOnly) {
+      await deps.enqueue(pullModified, { gapsOnly }, AGAIN);
+    }
   },
 });

@@ -13,8 +13,9 @@ export const QUEUE_NAMES: readonly QueueName[] = ['events', 'pulls'];
 
 export interface EnqueueOptions {
   readonly delayMs?: number;
-  /** Further jobs of the same id within a minute are dropped. */
+  /** Further jobs of the same id within `dedupeMs` (a minute where absent) are dropped. */
   readonly dedupeId?: string;
+  readonly dedupeMs?: number;
 }
 
 /** Parses the payload, then adds the job. Rejects where the queue cannot be reached in time. */
@@ -67,6 +68,8 @@ export interface Backend {
 /** Adding takes milliseconds; a queue that does not answer must not hold up a webhook. */
 const DEADLINE_MS = 5_000;
 const DEDUPE_MS = 60_000;
+/** Nothing is lost by closing hard, and the process is waiting to end. */
+const CLOSE_DEADLINE_MS = 1_000;
 /** Enough for adds and counts; workers have their own. */
 const PRODUCER_CONNECTIONS = 3;
 
@@ -163,10 +166,12 @@ export function openQueues(settings: QueueSettings): Queues {
       await within(DEADLINE_MS, Promise.all(opened.map(countOne)));
     },
     async stop() {
-      for (const { queue, backend } of opened) {
-        await within(DEADLINE_MS, queue.close()).catch(() => undefined);
-        await backend.close();
-      }
+      await Promise.all(
+        opened.map(async ({ queue, backend }) => {
+          await within(CLOSE_DEADLINE_MS, queue.close()).catch(() => undefined);
+          await backend.close();
+        }),
+      );
     },
   };
 }
@@ -177,7 +182,7 @@ function toJobOptions(base: JobsOptions, options: EnqueueOptions | undefined): J
     ...(options?.delayMs === undefined ? {} : { delay: options.delayMs }),
     ...(options?.dedupeId === undefined
       ? {}
-      : { deduplication: { id: options.dedupeId, ttl: DEDUPE_MS } }),
+      : { deduplication: { id: options.dedupeId, ttl: options.dedupeMs ?? DEDUPE_MS } }),
   };
 }
 

@@ -1,5 +1,6 @@
 import { sql } from 'drizzle-orm';
 import { createHash, randomUUID } from 'node:crypto';
+import { setTimeout as delay } from 'node:timers/promises';
 
 import { listPending } from '../src/inbox/pending.ts';
 import { rows, type Mirror } from '../src/mirror/database.ts';
@@ -32,6 +33,9 @@ const EVENTS_A_JOB = 100;
 /** A window whose cursor has not moved for this long is nobody's. */
 const ABANDONED_SECONDS = 90;
 
+/** A tick under way may be waiting for a queue that is away: whatever it left, the next start finds. */
+const STOP_DEADLINE_MS = 1_000;
+
 /** Recovers at once, then on every tick. The first recovery takes over what a killed process left. */
 export function startRecovery(settings: RecoverySettings): { stop(): Promise<void> } {
   // Ids of an earlier life of this process must not hold back this one's first recovery.
@@ -39,6 +43,7 @@ export function startRecovery(settings: RecoverySettings): { stop(): Promise<voi
   let isFirst = true;
   let running: Promise<void> = Promise.resolve();
   let busy = false;
+  let stopped = false;
   const tick = () => {
     // A tick that is still waiting for a slow queue is not joined by a second one.
     if (busy) return;
@@ -47,7 +52,9 @@ export function startRecovery(settings: RecoverySettings): { stop(): Promise<voi
       .then(() => {
         isFirst = false;
       })
-      .catch(settings.onError)
+      .catch((error: unknown) => {
+        if (!stopped) settings.onError(error);
+      })
       .finally(() => {
         busy = false;
       });
@@ -56,8 +63,9 @@ export function startRecovery(settings: RecoverySettings): { stop(): Promise<voi
   const timer = setInterval(tick, settings.tickMs ?? TICK_MS);
   return {
     async stop() {
+      stopped = true;
       clearInterval(timer);
-      await running;
+      await Promise.race([running, delay(STOP_DEADLINE_MS, undefined, { ref: false })]);
     },
   };
 }
@@ -68,7 +76,8 @@ async function recover(settings: RecoverySettings, life: string, isFirst: boolea
   const abandoned = isFirst ? 0 : ABANDONED_SECONDS;
   if (await isSweepDue(mirror)) {
     // A run of the ledger, begun by the job; many replicas asking join the same one.
-    await queues.enqueue(sweep, { reason: 'first fill' }, { dedupeId: `first-${life}` });
+    const payload = { reason: 'first fill', begin: true };
+    await queues.enqueue(sweep, payload, { dedupeId: `first-${life}` });
   } else {
     await recoverSweep(settings, life, isFirst, abandoned);
   }

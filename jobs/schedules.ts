@@ -26,7 +26,8 @@ export function startSchedules(settings: ScheduleSettings): { stop(): void } {
     [settings.verify, (id: string) => enqueue(verify, {}, { dedupeId: `verify-${id}` })],
     [
       settings.sweep,
-      (id: string) => enqueue(sweep, { reason: 'schedule' }, { dedupeId: `sweep-${id}` }),
+      (id: string) =>
+        enqueue(sweep, { reason: 'schedule', begin: true }, { dedupeId: `sweep-${id}` }),
     ],
   ] as const;
   const tasks = ticks.flatMap(([line, tick]) =>

@@ -1,6 +1,6 @@
 import { z } from 'zod';
 
-import { unprovenWindows } from '../src/pull/ledger.ts';
+import { openSweep, unprovenWindows } from '../src/pull/ledger.ts';
 import { readWindow } from '../src/pull/readWindow.ts';
 import { advanceSweep, startSweep, type SweepDeps } from '../src/pull/sweep.ts';
 import { defineJob, KEEP } from './define.ts';
@@ -18,15 +18,20 @@ const options = {
   ...KEEP,
 } as const;
 
-/** Begins a sweep or takes the one under way a step further: plan it, read its windows, or end it. */
+/**
+ * Takes the sweep under way a step further: plan it, read its windows, or end it. Only with `begin` is
+ * one begun where none is: a job that comes after the end must not read everyone once more.
+ */
 export const sweep = defineJob({
   name: 'sweep',
   queue: 'pulls',
-  payload: z.strictObject({ reason: z.string() }),
+  payload: z.strictObject({ reason: z.string(), begin: z.boolean().optional() }),
   options,
-  async process(deps: Deps, { reason }, signal): Promise<void> {
-    const { runId } = await startSweep(deps.sweep, reason);
-    const state = await advanceSweep(deps.sweep, runId, signal);
+  async process(deps: Deps, { reason, begin = false }, signal): Promise<void> {
+    const { mirror } = deps.sweep;
+    const run = begin ? await startSweep(deps.sweep, reason) : await openSweep(mirror.db, mirror);
+    if (!run) return;
+    const state = await advanceSweep(deps.sweep, run.runId, signal);
     if (state.kind === 'finished') return;
     for (const windowId of state.windowIds) await deps.enqueue(sweepWindow, { windowId });
   },

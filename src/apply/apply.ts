@@ -36,15 +36,14 @@ export async function applyObservations(
 ): Promise<ApplySummary> {
   const batch: Batch = { tx, t, witness, summary: emptySummary(), changes: [] };
   let remaining = oneEach(observations);
-  // A second turn happens only for users that another transaction inserted between our read and our
-  // insert; by then their rows can be seen, so it ends.
+  // A further turn happens only for users that another transaction wrote between our read and our
+  // write; by then its row can be seen.
   while (remaining.length > 0) {
     const decided = decideAll(remaining, await readStored(tx, t, remaining));
     tally(batch.summary, decided);
     const lost = await insertNew(batch, decided);
-    await writeExisting(batch, decided);
-    await touch(batch, decided);
-    remaining = lost;
+    const locked = await writeExisting(batch, decided);
+    remaining = [...lost, ...(await touch(batch, [...decided, ...locked]))];
   }
   await insertChanges(batch);
   return batch.summary;

@@ -1,5 +1,6 @@
 import { sql } from 'drizzle-orm';
 
+import { parseJson, toCanonicalJson } from '../descope/json.ts';
 import { decide, type Decision, type StoredUser } from './ordering.ts';
 
 import type { Executor } from '../mirror/database.ts';
@@ -98,18 +99,16 @@ export async function insertChanges({ tx, t, changes, witness }: Batch): Promise
       as r(user_id text, kind text, changed text[], observed_at timestamptz)`);
 }
 
-/** Names of the top-level fields of the API's answer that differ; no values. */
-export function changedFields(before: Record<string, unknown>, after: unknown): string[] {
-  const now = after as Record<string, unknown>;
-  const names = new Set([...Object.keys(before), ...Object.keys(now)]);
-  return [...names].filter((name) => canonical(before[name]) !== canonical(now[name])).sort();
+/** Names of the top-level fields of the API's answer that differ, of two answers as JSON text; no values. */
+export function changedFields(before: string, after: string): string[] {
+  const old = toTexts(before);
+  const now = toTexts(after);
+  const names = new Set([...old.keys(), ...now.keys()]);
+  return [...names].filter((name) => old.get(name) !== now.get(name)).sort();
 }
 
-/** Equal texts for equal values, whatever the order of keys; an absent field has a text of its own. */
-function canonical(value: unknown): string {
-  if (value === undefined) return '';
-  return JSON.stringify(value, (_key, inner: unknown) => {
-    if (inner === null || typeof inner !== 'object' || Array.isArray(inner)) return inner;
-    return Object.fromEntries(Object.entries(inner).sort(([a], [b]) => (a < b ? -1 : 1)));
-  });
+/** Each field as text: equal for equal values, whatever the order of keys, past 2^53 too. */
+function toTexts(json: string): Map<string, string> {
+  const fields = parseJson(json) as Record<string, unknown>;
+  return new Map(Object.entries(fields).map(([name, value]) => [name, toCanonicalJson(value)]));
 }

@@ -3,7 +3,7 @@ import { sql } from 'drizzle-orm';
 import { asInstant, rows, textArray, transaction, type Executor } from '../mirror/database.ts';
 import { applyObservations } from './apply.ts';
 import { deleteReported, type Breaker } from './deletions.ts';
-import { judgeLooks, hintOf, type Judged } from './hints.ts';
+import { judgeLooks, hintOf, type Judged, type Sight } from './hints.ts';
 import { lookUp, type Absence } from './lookUp.ts';
 
 import type { Call, DescopeClient } from '../descope/types.ts';
@@ -69,15 +69,16 @@ export async function applyEvents(
   const seen = new Map<string, Observation>();
   const absences = new Map<string, Absence>();
   const userIds = [...hints.keys()];
+  const suspected = (userId: string) => hints.get(userId)?.has('deleted') ?? false;
   for (let at = 0; at < userIds.length; at += LOAD_LIMIT) {
     const chunk = userIds.slice(at, at + LOAD_LIMIT);
-    const suspected = (userId: string) => hints.get(userId)?.has('deleted') ?? false;
     const { present, absent } = await lookUp(deps.client, chunk, suspected, call);
     for (const observation of present) seen.set(observation.userId, observation);
     for (const absence of absent) absences.set(absence.userId, absence);
   }
-  const known = await readKnown(deps, [...absences.keys()]);
-  const judged = named.map((event) => judgeLooks(event, { seen, absences, known }));
+  const held = await readHeld(deps, [...absences.keys()]);
+  const reported = new Set(userIds.filter(suspected));
+  const judged = named.map((event) => judgeLooks(event, { seen, absences, reported, ...held }));
   return transaction(deps.mirror, (tx) => commit(deps, tx, { judged, seen, absences }));
 }
 
@@ -135,18 +136,26 @@ function hintsByUser(events: readonly DueEvent[]): Map<string, Set<string>> {
   return hints;
 }
 
-/** Of these users, those the mirror has long held as live; only of them is "not found" news at once. */
-async function readKnown(deps: EventDeps, userIds: readonly string[]): Promise<Set<string>> {
-  if (userIds.length === 0) return new Set();
+/** Of these users, those the mirror knows, and those of whom "not found" is credible at once. */
+async function readHeld(
+  deps: EventDeps,
+  userIds: readonly string[],
+): Promise<Pick<Sight, 'known' | 'settled'>> {
+  if (userIds.length === 0) return { known: new Set(), settled: new Set() };
   const { db, t } = deps.mirror;
-  const found = await rows<{ userId: string }>(
+  const found = await rows<{ userId: string; settled: boolean }>(
     db,
     // A user created a moment ago may not have reached every replica of Descope's database.
-    sql`select user_id as "userId" from ${t.users}
-        where user_id = any(${textArray(userIds)})
-          and (created_time is null or created_time < clock_timestamp() - interval '2 minutes')`,
+    sql`select user_id as "userId",
+               deleted_at is not null or created_time is null
+                 or created_time < clock_timestamp() - interval '2 minutes' as settled
+        from ${t.users} where user_id = any(${textArray(userIds)})`,
   );
-  return new Set(found.map((row) => row.userId));
+  const settled = found.filter((row) => row.settled);
+  return {
+    known: new Set(found.map((row) => row.userId)),
+    settled: new Set(settled.map((row) => row.userId)),
+  };
 }
 
 interface Findings {
@@ -171,8 +180,8 @@ async function commit(deps: EventDeps, tx: Executor, findings: Findings): Promis
     counts.deleted += summary.deleted.length;
     if (held) counts.held += absent.length;
   }
-  const opened = await openWhatNamesNobody(deps, tx, findings.judged);
-  const again = await markEvents(deps, tx, findings.judged);
+  const { judged, opened } = await openWhatNamesNobody(deps, tx, findings.judged);
+  const again = await markEvents(deps, tx, judged);
   return { events: findings.judged.length, ...counts, again, opened };
 }
 
@@ -198,21 +207,45 @@ function isWanted(deps: EventDeps, observation: Observation): boolean {
   return deps.includeTestUsers || observation.kind === 'absent' || !observation.row.test;
 }
 
+/** A sweep takes seconds to hours; what waits for its end asks this often. */
+const SWEEP_AGAIN_MS = 5_000;
+
+/** Opens what events without a name ask for. Deletions wait for the end of a sweep that is under way. */
 async function openWhatNamesNobody(
   deps: EventDeps,
   tx: Executor,
   judged: readonly Judged[],
-): Promise<boolean> {
-  const nameless = judged.map((j) => j.event).filter((event) => event.userIds.length === 0);
-  const lost = nameless.filter((event) => event.loginIds.length === 0);
-  const deletes = lost.filter((event) => hintOf(event.action) === 'deleted');
-  const others = lost.filter((event) => hintOf(event.action) !== 'deleted');
-  if (deletes.length > 0) await deps.openSweep(tx, 'users deleted, the event does not say which');
+): Promise<{ judged: readonly Judged[]; opened: boolean }> {
+  const lost = judged
+    .map((j) => j.event)
+    .filter((event) => event.userIds.length === 0 && event.loginIds.length === 0);
+  const deletes = new Set(lost.filter((event) => hintOf(event.action) === 'deleted'));
+  const others = lost.filter((event) => !deletes.has(event));
+  // It may have read past these users before they were deleted: a sweep of their own has to follow.
+  const mustWait = deletes.size > 0 && (await isSweeping(deps, tx));
+  if (deletes.size > 0 && !mustWait) {
+    await deps.openSweep(tx, 'users deleted, the event does not say which');
+  }
   for (const moment of new Set(others.map((event) => event.occurredAt.slice(0, 16)))) {
     // One window a minute of such events, whatever their number.
     await deps.openWindow(tx, Date.parse(`${moment}:30Z`));
   }
-  return lost.length > 0;
+  const outcome = 'names nobody: waiting for the end of a sweep';
+  return {
+    judged: judged.map((j) =>
+      mustWait && deletes.has(j.event) ? { ...j, againMs: SWEEP_AGAIN_MS, outcome } : j,
+    ),
+    opened: others.length > 0 || (deletes.size > 0 && !mustWait),
+  };
+}
+
+async function isSweeping(deps: EventDeps, tx: Executor): Promise<boolean> {
+  const { t } = deps.mirror;
+  const open = await rows(
+    tx,
+    sql`select 1 from ${t.syncRuns} where pull = 'sweep' and outcome is null limit 1`,
+  );
+  return open.length > 0;
 }
 
 /** Marks events done, or due again; in the transaction of the rows they asked for. */

@@ -16,8 +16,12 @@ export function hintOf(action: string): Hint {
 export interface Sight {
   readonly seen: ReadonlyMap<string, Observation>;
   readonly absences: ReadonlyMap<string, Absence>;
-  /** Users the mirror has held for some time. */
+  /** Users the mirror has a row of. */
   readonly known: ReadonlySet<string>;
+  /** Those of them that it has held for some time, or that are tombstones already. */
+  readonly settled: ReadonlySet<string>;
+  /** Users that some event of the flight reports deleted. */
+  readonly reported: ReadonlySet<string>;
 }
 
 /** An event and what to do with it now. */
@@ -34,6 +38,8 @@ export interface Judged {
 const AGAIN_MS = [1_000, 3_000, 10_000, 30_000];
 /** A stale copy or a user that outlives its deletion is looked at again this often. */
 const DOUBTS = 3;
+/** Actions that say: this user's record is, was or has just become what a read shows. */
+const ABOUT_RECORDS = /^Users?(Created|Modified|Deleted)$/;
 /** An event is written a moment after the change it tells of. */
 const TOLERANCE_MS = 2_000;
 
@@ -45,9 +51,13 @@ const TOLERANCE_MS = 2_000;
 export function judgeLooks(event: DueEvent, sight: Sight): Judged {
   const hint = hintOf(event.action);
   const doubted = event.userIds.filter((userId) => isDoubtful(event, hint, userId, sight));
+  const unresolved = event.userIds.length === 0 && event.loginIds.length > 0;
+  const isUnseen = unresolved
+    ? ABOUT_RECORDS.test(event.action)
+    : doubted.some((userId) => sight.absences.has(userId));
   const waitMs = AGAIN_MS[event.looks];
-  const patience = doubted.some((userId) => sight.absences.has(userId)) ? AGAIN_MS.length : DOUBTS;
-  if (doubted.length > 0 && waitMs !== undefined && event.looks < patience) {
+  const patience = isUnseen ? AGAIN_MS.length : DOUBTS;
+  if ((isUnseen || doubted.length > 0) && waitMs !== undefined && event.looks < patience) {
     return { event, againMs: waitMs, doubted, outcome: 'not visible yet' };
   }
   return { event, againMs: null, doubted: [], outcome: describe(event, sight) };
@@ -55,13 +65,23 @@ export function judgeLooks(event: DueEvent, sight: Sight): Judged {
 
 function isDoubtful(event: DueEvent, hint: Hint, userId: string, sight: Sight): boolean {
   const observation = sight.seen.get(userId);
-  if (observation === undefined) return hint !== 'deleted' && !sight.known.has(userId);
+  if (observation === undefined) return !isCredible(hint, userId, sight);
   if (hint === 'deleted') return true;
   if (observation.kind === 'absent' || observation.row.modifiedTime === null) return false;
   const modifiedMs = Date.parse(observation.row.modifiedTime);
-  return /^Users?(Created|Modified)$/.test(event.action)
+  return ABOUT_RECORDS.test(event.action)
     ? Date.parse(event.occurredAt) - modifiedMs > TOLERANCE_MS
     : false;
+}
+
+/**
+ * Whether the absence of a user can be news already. Of one the mirror has never seen it cannot be
+ * told whether they are gone or not there yet, whatever the event. Of one seen a moment ago it takes a
+ * deletion reported; not every replica at the provider may have heard of the creation.
+ */
+function isCredible(hint: Hint, userId: string, sight: Sight): boolean {
+  if (sight.settled.has(userId)) return true;
+  return sight.known.has(userId) && (hint === 'deleted' || sight.reported.has(userId));
 }
 
 function describe(event: DueEvent, sight: Sight): string {

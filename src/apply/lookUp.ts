@@ -1,6 +1,6 @@
 import { DescopeUnavailable } from '../errors.ts';
 
-import type { Call, DescopeClient } from '../descope/types.ts';
+import type { Call, DescopeClient, LoadAnswer } from '../descope/types.ts';
 import type { Instant, Observation } from '../observation.ts';
 
 /** A user that a load by id says is gone, and what said so. */
@@ -21,9 +21,10 @@ type Loads = Pick<DescopeClient, 'loadUsers' | 'loadUser'>;
  * Loads up to 100 users by id and tells who is there and who is certainly not (guarantee G4).
  *
  * Absence takes two kinds of evidence. `suspected` says whether a user already has the first (a
- * delete event, or missing from a proven window); for those, missing from a load is the second. Any
- * other missing user is asked for singly until Descope itself says "not found" (E112102). An answer
- * that holds nobody at all could be wrongly empty, so one of its users is asked for singly first.
+ * delete event, or missing from a proven window); for those, missing from a load is the second, and
+ * since an answer may be wrongly partial, missing from two of them. Any other missing user is asked
+ * for singly until Descope itself says "not found" (E112102). An answer that holds nobody at all
+ * could be wrongly empty, so one of its users is asked for singly first.
  *
  * @throws what the client throws; DescopeUnavailable when an answer turns out wrongly empty
  */
@@ -38,13 +39,7 @@ export async function lookUp(
   if (others.length === 0) return lookAtOne(client, only, call);
 
   const answer = await client.loadUsers(userIds, call);
-  const present: Observation[] = answer.users.map((row) => ({
-    kind: 'present',
-    userId: row.userId,
-    row,
-    observedAt: answer.observedAt,
-    by: 'load',
-  }));
+  const present = toPresent(answer);
   const absent: Absence[] = [];
   let unsure = [...answer.missing];
   const [first] = unsure;
@@ -56,16 +51,32 @@ export async function lookUp(
     absent.push(...one.absent);
     unsure = unsure.slice(1);
   }
-  for (const userId of unsure) {
-    if (suspected(userId)) {
-      absent.push({ userId, observedAt: answer.observedAt, evidence: 'missing from a load by id' });
-    } else {
-      const one = await lookAtOne(client, userId, call);
-      present.push(...one.present);
-      absent.push(...one.absent);
-    }
+  const suspects = unsure.filter(suspected);
+  // One alone costs no more to ask for singly, which says more.
+  const singly = suspects.length === 1 ? unsure : unsure.filter((userId) => !suspected(userId));
+  for (const userId of singly) {
+    const one = await lookAtOne(client, userId, call);
+    present.push(...one.present);
+    absent.push(...one.absent);
+  }
+  if (suspects.length > 1) {
+    const again = await client.loadUsers(suspects, call);
+    present.push(...toPresent(again));
+    const { observedAt } = again;
+    const evidence = 'missing from two loads by id';
+    absent.push(...again.missing.map((userId) => ({ userId, observedAt, evidence })));
   }
   return { present, absent };
+}
+
+function toPresent({ users, observedAt }: LoadAnswer): Observation[] {
+  return users.map((row) => ({
+    kind: 'present',
+    userId: row.userId,
+    row,
+    observedAt,
+    by: 'load',
+  }));
 }
 
 async function lookAtOne(client: Loads, userId: string, call: Call): Promise<LookUp> {

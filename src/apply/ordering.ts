@@ -9,7 +9,8 @@ export interface StoredUser {
 
 /**
  * What to do with an observation.
- * insert, update, restore, tombstone: a write. touch: same content seen later, only `observed_at` moves.
+ * insert, update, restore, tombstone: a write. touch: a load saw the same later (the same content, or
+ * still nobody), only `observed_at` moves.
  * unchanged: nothing to write. stale: an older observation, which never wins.
  * refused: a page shows a user whose tombstone only a load by id may lift.
  */
@@ -51,8 +52,10 @@ function decidePresent(
 }
 
 function decideAbsent(observedAt: Instant, stored: StoredUser): Decision {
-  if (stored.gone) return 'unchanged';
-  return observedAt > stored.observedAt ? 'tombstone' : 'stale';
+  const newer = observedAt > stored.observedAt;
+  // Unmoved, a load from before this look could lift the tombstone when it arrives late.
+  if (stored.gone) return newer ? 'touch' : 'unchanged';
+  return newer ? 'tombstone' : 'stale';
 }
 
 /** Of two observations of one user in one batch, the one to go on with. */

@@ -20,20 +20,24 @@ import type { Decision, StoredUser } from './ordering.ts';
 
 interface LockedUser extends StoredUser {
   readonly userId: string;
-  readonly raw: Record<string, unknown>;
+  /** As text: JavaScript's numbers would hide a change beyond 2^53. */
+  readonly raw: string;
 }
 
-/** Locks the rows that differ, decides again on what the lock shows, and writes. */
-export async function writeExisting(batch: Batch, decided: readonly Decided[]): Promise<void> {
+/** Locks the rows that differ, decides again on what the lock shows, and writes. Returns what it decided. */
+export async function writeExisting(
+  batch: Batch,
+  decided: readonly Decided[],
+): Promise<readonly Decided[]> {
   const writes = new Set<Decision>(['update', 'restore', 'tombstone']);
   const candidates = decided
     .filter((d) => !d.isNew && writes.has(d.decision))
     .map((d) => d.observation);
-  if (candidates.length === 0) return;
+  if (candidates.length === 0) return [];
   const locked = await rows<LockedUser>(
     batch.tx,
     sql`select user_id as "userId", content_hash as "contentHash", deleted_at is not null as gone,
-               ${asInstant(sql`observed_at`)} as "observedAt", raw
+               ${asInstant(sql`observed_at`)} as "observedAt", raw::text as raw
         from ${batch.t.users} where user_id = any(${textArray(candidates.map((o) => o.userId))})
         order by user_id for update`,
   );
@@ -42,6 +46,7 @@ export async function writeExisting(batch: Batch, decided: readonly Decided[]): 
   tally(batch.summary, again);
   await updateUsers(batch, again, before);
   await tombstoneUsers(batch, again);
+  return again;
 }
 
 async function updateUsers(
@@ -75,7 +80,7 @@ async function updateUsers(
   for (const o of changed) {
     const old = before.get(o.userId);
     const kind = old?.gone ? 'restored' : 'updated';
-    note(batch, o, kind, changedFields(old?.raw ?? {}, JSON.parse(o.row.raw)));
+    note(batch, o, kind, changedFields(old?.raw ?? '{}', o.row.raw));
   }
 }
 
@@ -101,18 +106,36 @@ async function tombstoneUsers(batch: Batch, decided: readonly Decided[]): Promis
   for (const o of gone) note(batch, o, 'deleted', []);
 }
 
-/** The same content, seen later by a load. */
-export async function touch({ tx, t }: Batch, decided: readonly Decided[]): Promise<void> {
+/** The same as the mirror has, seen later by a load. Returns what a row that was written meanwhile refused. */
+export async function touch(
+  { tx, t, summary }: Batch,
+  decided: readonly Decided[],
+): Promise<Observation[]> {
   const seen = decided.filter((d) => d.decision === 'touch').map((d) => d.observation);
-  if (seen.length === 0) return;
+  if (seen.length === 0) return [];
   const records = JSON.stringify(
-    seen.map((o) => ({ user_id: o.userId, observed_at: o.observedAt })),
+    seen.map((o) => {
+      const contentHash = o.kind === 'present' ? o.row.contentHash : null;
+      return { user_id: o.userId, observed_at: o.observedAt, content_hash: contentHash };
+    }),
   );
-  await tx.execute(sql`
-    update ${t.users} as u set observed_at = r.observed_at
-    from (select * from jsonb_to_recordset(${records}::jsonb) as r(user_id text, observed_at timestamptz)
-          order by user_id) as r
-    where u.user_id = r.user_id and u.observed_at < r.observed_at`);
+  const touched = await rows<{ userId: string }>(
+    tx,
+    sql`
+      update ${t.users} as u set observed_at = r.observed_at
+      from (select * from jsonb_to_recordset(${records}::jsonb)
+              as r(user_id text, observed_at timestamptz, content_hash text)
+            order by user_id) as r
+      where u.user_id = r.user_id and u.observed_at < r.observed_at
+        -- What was seen later must be what the row holds: to move it with another's content were a lie.
+        and (u.deleted_at is not null) = (r.content_hash is null)
+        and u.content_hash = coalesce(r.content_hash, u.content_hash)
+      returning u.user_id as "userId"`,
+  );
+  const done = new Set(touched.map((row) => row.userId));
+  const lost = seen.filter((o) => !done.has(o.userId));
+  summary.unchanged -= lost.length;
+  return lost;
 }
 
 async function deleteTenants({ tx, t }: Batch, of: readonly Observation[]): Promise<void> {

@@ -65,7 +65,7 @@ export async function pullAudit(
   if (watermark === null) return 'notBegun';
   if (!(await takePull(mirror.db, mirror, 'audit', BUSY_SECONDS))) return 'busy';
   try {
-    const nowMs = await sourceNowMs(mirror, deps.client);
+    const nowMs = await sourceNowMs(mirror, deps.client, { priority: 'pull', signal });
     const toMs = nowMs - deps.settleMs;
     const reachMs = nowMs - AUDIT_RETENTION_MS;
     if (watermark < reachMs) {

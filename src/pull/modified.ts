@@ -4,6 +4,7 @@ import { leavePull, readWatermark, takePull } from './watermark.ts';
 import { readWindow, type PullDeps } from './readWindow.ts';
 import { sourceNowMs } from './sourceClock.ts';
 
+import type { Call } from '../descope/types.ts';
 import type { Executor } from '../mirror/database.ts';
 
 export interface ModifiedDeps extends PullDeps {
@@ -39,7 +40,8 @@ export async function pullModified(
     }
     if (gapsOnly || watermark === null) return 'done';
     const since = (await readWatermark(mirror.db, mirror, 'modified')) ?? watermark;
-    const toMs = (await sourceNowMs(mirror, deps.client)) - deps.settleMs;
+    const call: Call = { priority: 'pull', signal };
+    const toMs = (await sourceNowMs(mirror, deps.client, call)) - deps.settleMs;
     const fromMs = since - deps.overlapMs;
     if (toMs > fromMs) {
       const windowId = await transaction(mirror, (tx) =>

@@ -26,12 +26,12 @@ export interface ProvenStep {
 export interface ReadDeps {
   readonly client: Pick<DescopeClient, 'searchUsers'>;
   readonly pageSize: number;
-  /** Believe an answer of nobody at all only when it comes twice. */
-  readonly doubtNobody: boolean;
 }
 
 /** A contradiction is asked again this often before the window is given up as a gap. */
 const TRIES = 6;
+/** An answer of nobody at all is doubted: it may be wrongly empty. */
+const SOMEBODY = 1;
 /** Nothing is cut smaller than this: the precision of the times that come back. */
 const SECOND = 1000;
 
@@ -52,27 +52,29 @@ export async function* readRange(
   const { field } = range;
   // Ranges still to read, the oldest last. Only halving ever puts more than one here.
   const stack: Range[] = [range];
-  /** What the next answer must at least report, by the answer before it. */
-  let atLeast = deps.doubtNobody ? 1 : 0;
+  /** What the next answer must at least report: somebody, or more by the answer before it. */
+  let atLeast = SOMEBODY;
+  const trust: Trust = { rows: deps.pageSize };
   for (let next = stack.pop(); next; next = stack.pop()) {
     const query = toQuery(deps, next);
-    const { page, verdict } = await askUntilProven(deps, query, atLeast, call);
+    const { page, verdict } = await askUntilProven(deps, query, { atLeast, trust }, call);
     const { total } = page;
     const isLast = stack.length === 0;
-    atLeast = 0;
-    if (verdict.kind === 'whole') {
+    atLeast = SOMEBODY;
+    if (isEnded(verdict, next)) {
       const untilMs = isLast ? null : (next.toMs ?? next.fromMs) + 1;
       yield { ...observed(page), fromMs: next.fromMs, untilMs, total };
     } else if (verdict.kind === 'upTo') {
       const before = page.users.length - countFrom(page, field, verdict.timeMs);
-      atLeast = total - before;
+      atLeast = Math.max(SOMEBODY, total - before);
       yield { ...observed(page), fromMs: next.fromMs, untilMs: verdict.timeMs, total };
       stack.push({ ...next, fromMs: verdict.timeMs });
     } else if (verdict.kind === 'tie' || !canSplit(next)) {
       const second = floorSecond(next.fromMs);
       const rest = { ...next, fromMs: second + SECOND };
       const ended = next.toMs !== undefined && rest.fromMs > next.toMs;
-      const answer = await readSecond(deps, field, second, call);
+      const among = { field, secondMs: second, atLeast: countIn(page, field, second) };
+      const answer = await readSecond(deps, among, call);
       yield {
         ...answer,
         fromMs: next.fromMs,
@@ -98,69 +100,122 @@ function toQuery(deps: ReadDeps, range: Range): UserQuery {
 
 type Proof = Exclude<Verdict, { kind: 'unproven' }>;
 
+/** How many rows make a full page, as far as this reading has seen for itself. */
+interface Trust {
+  rows: number;
+}
+
 /**
- * Asks until an answer does not contradict itself. A total below what the answer before promised may
- * be deletions meanwhile, or a wrongly empty answer: it is believed when it comes twice.
+ * Asks until an answer does not contradict itself. One that claims to be everything and tells of fewer
+ * than `atLeast` may be deletions meanwhile, or wrongly empty: it is believed when it comes twice. A
+ * full page needs no such doubt, it proves its own stretch; so reading goes on while users are deleted.
+ * Where fewer rows than asked for pass for a full page, they may be a partial one: the same rows must
+ * come twice.
  */
 async function askUntilProven(
   deps: ReadDeps,
   query: UserQuery,
-  atLeast: number,
+  { atLeast, trust }: { readonly atLeast: number; readonly trust: Trust },
   call: Call,
 ): Promise<{ page: UserPage; verdict: Proof }> {
   let reason = '';
   let lowTotal: number | undefined;
+  let before: string | undefined;
   for (let attempt = 1; attempt <= TRIES; attempt++) {
     const page = await deps.client.searchUsers(query, call);
     const verdict = judgePage(query, page);
+    const stretch = describeStretch(page, query.field);
     if (verdict.kind === 'unproven') {
       reason = verdict.reason;
-    } else if (page.total >= atLeast || page.total === lowTotal) {
-      return { page, verdict };
-    } else {
+    } else if (verdict.kind === 'whole') {
+      if (isBelieved(page.total, atLeast, lowTotal)) return { page, verdict };
       reason = `total fell from ${atLeast} to ${page.total}`;
       lowTotal = page.total;
+    } else if (verdict.kind !== 'upTo' || page.users.length >= trust.rows || stretch === before) {
+      // Ties and splits claim nothing; what they lead to is proven by itself.
+      if (verdict.kind === 'upTo') trust.rows = page.users.length;
+      return { page, verdict };
+    } else {
+      reason = `${page.users.length} rows pass for a full page, and are others every time`;
     }
+    before = stretch;
   }
   throw new WindowUnproven(reason);
 }
 
-/** Reads every user of one second by page number, sorted by id; complete when the ids add up to `total`. */
+/** The rows that a full page proves, those before its last row's time, as a text to compare. */
+function describeStretch({ users }: UserPage, field: TimeField): string {
+  const last = users.at(-1);
+  const end = last ? timeOf(last, field) : null;
+  const proven = users.filter((user) => timeOf(user, field) !== end);
+  return [end, ...proven.map((user) => user.userId)].join(' ');
+}
+
+/**
+ * Reads every user of one second by page number, sorted by id; complete when the ids add up to `total`.
+ * A total below `atLeast` is believed when it comes twice.
+ */
 async function readSecond(
   deps: ReadDeps,
-  field: TimeField,
-  secondMs: number,
+  among: { readonly field: TimeField; readonly secondMs: number; readonly atLeast: number },
   call: Call,
 ): Promise<Observed> {
   const query: UserQuery = {
-    field,
-    fromMs: secondMs,
-    toMs: secondMs + SECOND - 1,
+    field: among.field,
+    fromMs: among.secondMs,
+    toMs: among.secondMs + SECOND - 1,
     limit: deps.pageSize,
     sortById: true,
   };
   let reason = '';
+  let lowTotal: number | undefined;
   for (let attempt = 1; attempt <= TRIES; attempt++) {
-    const seen = new Map<string, Observation>();
-    const totals = new Set<number>();
-    let observedAt: Instant | undefined;
-    for (let page = 0; ; page++) {
-      const answer = await deps.client.searchUsers({ ...query, page }, call);
-      totals.add(answer.total);
-      observedAt ??= answer.observedAt;
-      const before = seen.size;
-      for (const observation of observed(answer).observations) {
-        seen.set(observation.userId, observation);
-      }
-      if (seen.size === before || seen.size >= answer.total) break;
-    }
-    const [total] = totals;
+    const { seen, totals, observedAt } = await readPages(deps, query, call);
+    const [total = 0] = totals;
     if (totals.size === 1 && seen.size === total) {
-      return { observations: [...seen.values()], observedAt };
+      if (isBelieved(total, among.atLeast, lowTotal)) {
+        return { observations: [...seen.values()], observedAt };
+      }
+      lowTotal = total;
     }
     reason = `${seen.size} users read of ${[...totals].join(', then ')} in one second`;
   }
   throw new WindowUnproven(reason);
+}
+
+/** One pass over the pages of a query, until nobody new comes or as many as its total have come. */
+async function readPages(
+  deps: ReadDeps,
+  query: UserQuery,
+  call: Call,
+): Promise<{
+  readonly seen: ReadonlyMap<string, Observation>;
+  readonly totals: ReadonlySet<number>;
+  readonly observedAt: Instant;
+}> {
+  const seen = new Map<string, Observation>();
+  const totals = new Set<number>();
+  let observedAt: Instant | undefined;
+  for (let page = 0; ; page++) {
+    const answer = await deps.client.searchUsers({ ...query, page }, call);
+    totals.add(answer.total);
+    observedAt ??= answer.observedAt;
+    const before = seen.size;
+    for (const observation of observed(answer).observations) {
+      seen.set(observation.userId, observation);
+    }
+    if (seen.size === before || seen.size >= answer.total) return { seen, totals, observedAt };
+  }
+}
+
+/** Whether an answer proves its range to the end: by holding all of it, or rows from beyond its edge. */
+function isEnded(verdict: Verdict, { toMs }: Range): boolean {
+  return verdict.kind === 'upTo' ? verdict.timeMs > (toMs ?? Infinity) : verdict.kind === 'whole';
+}
+
+/** Whether a total is enough, or low for the second time running (nobody at all: nobody both times). */
+function isBelieved(total: number, atLeast: number, lowTotal: number | undefined): boolean {
+  return total >= atLeast || (lowTotal !== undefined && (total > 0 || lowTotal === 0));
 }
 
 type Observed = Pick<ProvenStep, 'observations' | 'observedAt'>;
@@ -183,13 +238,20 @@ function countFrom(page: UserPage, field: TimeField, timeMs: number): number {
   }).length;
 }
 
+/** Rows of one second; of rows that do not tell their time, one at least must be there. */
+function countIn(page: UserPage, field: TimeField, secondMs: number): number {
+  const times = page.users.map((user) => timeOf(user, field));
+  return Math.max(SOMEBODY, times.filter((time) => time === secondMs).length);
+}
+
 function canSplit(range: Range): boolean {
   return floorSecond(endOf(range)) > floorSecond(range.fromMs);
 }
 
-/** The younger half first, so that the older is popped next. */
+/** The younger half first, so that the older is popped next. Both are shorter: each has a second's start. */
 function halves(range: Range): [Range, Range] {
-  const middle = floorSecond((range.fromMs + endOf(range)) / 2) + SECOND;
+  const end = endOf(range);
+  const middle = Math.min(floorSecond((range.fromMs + end) / 2) + SECOND, floorSecond(end));
   return [
     { ...range, fromMs: middle },
     { ...range, toMs: middle - 1 },

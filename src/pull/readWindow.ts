@@ -5,6 +5,7 @@ import { describeError, Stopping } from '../errors.ts';
 import { transaction, type Mirror } from '../mirror/database.ts';
 import { advanceWindow, loadWindow, markGap, type Window } from './ledger.ts';
 import { advanceWatermark } from './watermark.ts';
+import { sourceNowMs } from './sourceClock.ts';
 import { readRange, type ProvenStep, type Range } from './readRange.ts';
 
 import type { ApplySummary } from '../apply/batch.ts';
@@ -22,6 +23,8 @@ export interface PullDeps {
   readonly client: DescopeClient;
   readonly pageSize: number;
   readonly includeTestUsers: boolean;
+  /** Of a pull: the newest this much is not counted as proven, it may still be settling. */
+  readonly settleMs?: number;
   /** Told of each step as it is committed. */
   readonly onStep?: (step: { pull: Window['pull']; rows: number; summary: ApplySummary }) => void;
 }
@@ -67,16 +70,20 @@ async function readSteps(deps: PullDeps, window: Window, signal: AbortSignal): P
       return deps.client.searchUsers(...args);
     },
   };
-  const reading = readRange(
-    { client: counting, pageSize: deps.pageSize, doubtNobody: isSweep },
-    range,
-    call,
-  );
+  const reading = readRange({ client: counting, pageSize: deps.pageSize }, range, call);
+  // An event's window may end in the future: what is not yet over is not proven by reading it now.
+  const provenToMs =
+    isSweep || window.toMs === null
+      ? null
+      : Math.min(
+          window.toMs,
+          (await sourceNowMs(deps.mirror, deps.client, call)) - (deps.settleMs ?? 0),
+        );
   let at = window;
   for await (const step of ahead(reading)) {
     const spent = requests;
     requests = 0;
-    await commitStep(deps, at, step, spent, call);
+    await commitStep(deps, at, step, { requests: spent, provenToMs }, call);
     at = { ...at, cursorMs: step.untilMs };
     if (signal.aborted && step.untilMs !== null) throw new Stopping();
   }
@@ -99,7 +106,7 @@ async function commitStep(
   deps: PullDeps,
   window: Window,
   step: ProvenStep,
-  requests: number,
+  { requests, provenToMs }: { readonly requests: number; readonly provenToMs: number | null },
   call: Call,
 ): Promise<void> {
   const { mirror } = deps;
@@ -129,8 +136,9 @@ async function commitStep(
       updated: written.updated.length + written.restored.length,
     });
     if (!moved) throw new TakenOver();
-    if (window.pull === 'modified' && step.untilMs === null && window.toMs !== null) {
-      await advanceWatermark(tx, mirror, 'modified', { fromMs: window.fromMs, toMs: window.toMs });
+    if (step.untilMs === null && provenToMs !== null) {
+      const range = { fromMs: window.fromMs, toMs: provenToMs };
+      await advanceWatermark(tx, mirror, 'modified', range);
     }
     return written;
   });

@@ -75,7 +75,7 @@ async function readSample({ mirror, includeTestUsers }: VerifyDeps): Promise<str
 
 /** Ranges of creation time, small enough for a page, in which the counts differ. */
 async function findUnequal(deps: VerifyDeps, call: Call): Promise<Range[]> {
-  const nowMs = (await sourceNowMs(deps.mirror, deps.client)) - YOUNG_MS;
+  const nowMs = (await sourceNowMs(deps.mirror, deps.client, call)) - YOUNG_MS;
   const oldestMs = await readOldestMs(deps);
   const stack: Range[] = [{ fromMs: 0, toMs: Math.floor(nowMs / 1000) * 1000 - 1 }];
   const unequal: Range[] = [];
