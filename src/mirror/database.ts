@@ -38,6 +38,11 @@ export function openMirror(options: MirrorOptions): Mirror {
     statement_timeout: 60_000,
   });
   pool.on('error', options.onError);
+  // The pool listens only to its idle connections: one lost between two statements of a transaction
+  // would end the process.
+  pool.on('connect', (client) => {
+    client.on('error', options.onError);
+  });
   return { pool, db: drizzle(pool), t: mirrorTables(options.schema), schema: options.schema };
 }
 

@@ -148,7 +148,7 @@ function describeStretch({ users }: UserPage, field: TimeField): string {
   const last = users.at(-1);
   const end = last ? timeOf(last, field) : null;
   const proven = users.filter((user) => timeOf(user, field) !== end);
-  return [end, ...proven.map((user) => user.userId)].join(' ');
+  return [end, ...proven.map((user) => user.userId).sort()].join(' ');
 }
 
 /**

@@ -1,3 +1,5 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+
 import { sql } from 'drizzle-orm';
 
 import { rows, type Executor } from '../mirror/database.ts';
@@ -115,6 +117,18 @@ export async function takePull(
   return taken.length > 0;
 }
 
+/** Between tries to leave a pull while Postgres is away, in ms: some six seconds in all. */
+const LEAVE_AGAIN_MS = [200, 400, 800, 1_600, 3_200];
+
+/** Lets others have a pull. Tried again for a while: else a blink of Postgres would stop pulls for minutes. */
 export async function leavePull(db: Executor, { t }: Db, pull: Pull): Promise<void> {
-  await db.execute(sql`update ${t.watermarks} set busy_until = null where pull = ${pull}`);
+  for (const waitMs of [...LEAVE_AGAIN_MS, null]) {
+    try {
+      await db.execute(sql`update ${t.watermarks} set busy_until = null where pull = ${pull}`);
+      return;
+    } catch (error) {
+      if (waitMs === null) throw error;
+      await sleep(waitMs);
+    }
+  }
 }
