@@ -117,7 +117,17 @@ function connectRedis(nodes: readonly string[], isProducer: boolean): Redis | Cl
   if (only !== undefined && others.length === 0) {
     return new Redis(only, { ...options, connectTimeout: DEADLINE_MS });
   }
-  return new Cluster([...nodes], { redisOptions: { maxRetriesPerRequest: null } });
+  // Nodes announce themselves under addresses of their own: user, password and TLS are for all of them.
+  const first = new URL(only ?? '');
+  return new Cluster([...nodes], {
+    enableOfflineQueue: !isProducer,
+    redisOptions: {
+      ...(isProducer ? { maxRetriesPerRequest: 1 } : { maxRetriesPerRequest: null }),
+      ...(first.username === '' ? {} : { username: decodeURIComponent(first.username) }),
+      ...(first.password === '' ? {} : { password: decodeURIComponent(first.password) }),
+      ...(first.protocol === 'rediss:' ? { tls: {} } : {}),
+    },
+  });
 }
 
 function queueSchema(schema: string): string {

@@ -1,6 +1,6 @@
 import { z } from 'zod';
 
-import { openSweep, unprovenWindows } from '../src/pull/ledger.ts';
+import { loadWindow, openSweep, unprovenWindows } from '../src/pull/ledger.ts';
 import { readWindow } from '../src/pull/readWindow.ts';
 import { advanceSweep, startSweep, type SweepDeps } from '../src/pull/sweep.ts';
 import { defineJob, KEEP } from './define.ts';
@@ -45,9 +45,10 @@ export const sweepWindow = defineJob({
   options,
   async process(deps: Deps, { windowId }, signal): Promise<void> {
     const { mirror } = deps.sweep;
+    const window = await loadWindow(mirror.db, mirror, windowId);
     const outcome = await readWindow(deps.sweep, windowId, signal);
-    if (outcome !== 'proven') return;
-    if ((await unprovenWindows(mirror.db, mirror, { pull: 'sweep' })).length === 0) {
+    if (!window || outcome !== 'proven') return;
+    if ((await unprovenWindows(mirror.db, mirror, window)).length === 0) {
       await deps.enqueue(sweep, { reason: 'windows read' });
     }
   },

@@ -189,6 +189,11 @@ function crossChecks(config: Config, needs: Needs): string[] {
         'Set WEBHOOK_ALLOW_UNAUTHENTICATED=true to accept that.',
     );
   }
+  if (config.WEBHOOK_BASIC !== null && config.WEBHOOK_BEARER_TOKENS.length > 0) {
+    mistakes.push(
+      'WEBHOOK_BASIC and WEBHOOK_BEARER_TOKENS use the same header and can never both match: unset one',
+    );
+  }
   if (!LOOPBACK.has(config.ADMIN_HOST) && config.ADMIN_TOKEN === undefined) {
     mistakes.push(
       `ADMIN_TOKEN is required because ADMIN_HOST is ${config.ADMIN_HOST}, which others can reach`,

@@ -109,10 +109,19 @@ export async function startService(options: ServiceOptions): Promise<Service> {
 }
 
 function registerChecks({ health, engine, queues, options }: Parts): void {
-  health.register('postgres', async () => {
-    await databaseNow(engine.mirror);
-  });
-  health.register(options.config.REDIS_URL === null ? 'queue' : 'redis', () => queues.ping());
+  // Anyone may ask the public port: the reason is for the log, the name of the dependency for all.
+  const register = (dependency: string, ask: () => Promise<unknown>) => {
+    health.register(dependency, async () => {
+      try {
+        await ask();
+      } catch (error) {
+        options.log.warn({ dependency, err: error }, 'a dependency does not answer');
+        throw new Error('does not answer', { cause: error });
+      }
+    });
+  };
+  register('postgres', () => databaseNow(engine.mirror));
+  register(options.config.REDIS_URL === null ? 'queue' : 'redis', () => queues.ping());
 }
 
 type WorkDeps = Engine['jobs'] & { readonly enqueue: Queues['enqueue'] };

@@ -108,6 +108,8 @@ async function applyApart(deps: ApplierDeps, eventIds: readonly string[]): Promi
     return await applyEvents(deps, eventIds, call);
   } catch (error) {
     if (!isPoison(error)) throw error;
+    // A refusal may be of everything just now (a changed API, a rule at the edge): then it is no event's.
+    if (error instanceof DescopeRejected && !(await isAnswering(deps))) throw error;
     const [only, ...others] = eventIds;
     if (only !== undefined && others.length === 0) {
       await putAside(deps, only, describeError(error));
@@ -125,8 +127,19 @@ function isPoison(error: unknown): boolean {
   for (const kind of [DescopeThrottled, DescopeUnavailable, DescopeUnauthorised, Stopping]) {
     if (error instanceof kind) return false;
   }
-  // SQLSTATE class 22: data that Postgres cannot store.
-  return postgresCode(error)?.startsWith('22') ?? false;
+  // SQLSTATE classes 22 and 54: data that Postgres cannot store, or not index.
+  return /^(22|54)/.test(postgresCode(error) ?? '');
+}
+
+/** Whether Descope answers the simplest of our requests. */
+async function isAnswering(deps: ApplierDeps): Promise<boolean> {
+  try {
+    const call = { priority: 'event', signal: deps.signal } as const;
+    await deps.client.searchUsers({ field: 'createdTime', limit: 1 }, call);
+    return true;
+  } catch {
+    return false;
+  }
 }
 
 /** After this many attempts an event is parked: kept, shown in `status`, applied again on request. */

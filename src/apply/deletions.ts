@@ -95,7 +95,7 @@ export async function deleteReported(
   witness: Witness,
   breaker: Breaker,
 ): Promise<Decided> {
-  const live = await onlyLive(tx, db, absences);
+  const { live, waiting } = await sortLive(tx, db, absences);
   if (live.length > 0) {
     // One at a time to the end of its transaction: side by side, neither would count the other's.
     await tx.execute(sql`select pg_advisory_xact_lock(hashtext('rollcall breaker'))`);
@@ -106,29 +106,39 @@ export async function deleteReported(
     live.length > 0 &&
     count > Math.min(SMALL, breaker.maxCount) &&
     isHeld(count, (await countLive(tx, db)) + recent, breaker);
-  const toWrite = held ? absences.filter((a) => !live.includes(a)) : absences;
+  // Whom a person is to decide about, no second report decides.
+  const kept = new Set(held ? [...live, ...waiting] : waiting);
+  const toWrite = absences.filter((absence) => !kept.has(absence));
   const summary = await tombstone(tx, db, toWrite, witness);
   for (const { userId, observedAt, evidence } of live) {
     await tx.execute(sql`
       insert into ${db.t.deletions} (user_id, state, witness, verified_at, decided_at, evidence)
-      select ${userId}, ${held ? 'held' : 'tombstoned'}, ${witness}, ${observedAt}::timestamptz,
-             case when ${held} then null else clock_timestamp() end, ${evidence}
-      where not exists (
-        select 1 from ${db.t.deletions} where user_id = ${userId} and state = 'held')`);
+      values (${userId}, ${held ? 'held' : 'tombstoned'}, ${witness}, ${observedAt}::timestamptz,
+              case when ${held} then null else clock_timestamp() end, ${evidence})`);
   }
   return { held, summary };
 }
 
-/** Of these, the ones the mirror holds as live: only they are deletions that count. */
-async function onlyLive(tx: Executor, { t }: Db, absences: readonly Absence[]): Promise<Absence[]> {
-  if (absences.length === 0) return [];
-  const found = await rows<{ userId: string }>(
+/** Of these, the ones the mirror holds as live, apart from those whose deletion is held already. */
+async function sortLive(
+  tx: Executor,
+  { t }: Db,
+  absences: readonly Absence[],
+): Promise<{ live: Absence[]; waiting: Absence[] }> {
+  if (absences.length === 0) return { live: [], waiting: [] };
+  const found = await rows<{ userId: string; isHeld: boolean }>(
     tx,
-    sql`select user_id as "userId" from ${t.users}
+    sql`select user_id as "userId",
+               exists (select 1 from ${t.deletions} d
+                       where d.user_id = u.user_id and d.state = 'held') as "isHeld"
+        from ${t.users} u
         where deleted_at is null and user_id = any(${textArray(absences.map((a) => a.userId))})`,
   );
-  const live = new Set(found.map((row) => row.userId));
-  return absences.filter((a) => live.has(a.userId));
+  const known = new Map(found.map((row) => [row.userId, row.isHeld]));
+  return {
+    live: absences.filter((a) => known.get(a.userId) === false),
+    waiting: absences.filter((a) => known.get(a.userId) === true),
+  };
 }
 
 /** Keeps what loads say of a sweep's suspects; those who are there after all are written as seen. */
@@ -199,11 +209,15 @@ export async function decideSuspects(
     set state = 'superseded', decided_at = clock_timestamp()
     where state = 'held' and run_id is distinct from ${runId}
       and user_id = any(${textArray(verified.map((a) => a.userId))})`);
-  // Those that something newer was seen of, or that an event removed meanwhile, are nobody's business now.
+  const decided = held ? verified.map((a) => a.userId) : (summary?.deleted ?? []);
   await tx.execute(sql`
     update ${t.deletions}
     set state = ${held ? 'held' : 'tombstoned'},
         decided_at = case when ${held} then null else clock_timestamp() end
+    where run_id = ${runId} and state = 'verified' and user_id = any(${textArray(decided)})`);
+  // Those that something newer was seen of, or that an event removed meanwhile, are nobody's business now.
+  await tx.execute(sql`
+    update ${t.deletions} set state = 'superseded', decided_at = clock_timestamp()
     where run_id = ${runId} and state = 'verified'`);
   return { deleted: summary?.deleted.length ?? 0, held: held ? verified.length : 0 };
 }

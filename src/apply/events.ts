@@ -35,6 +35,8 @@ export interface DueEvent {
   readonly loginIds: readonly string[];
   readonly occurredAt: Instant;
   readonly looks: number;
+  /** Told so long after it happened that no lag at the provider explains what is seen. */
+  readonly isLate: boolean;
   readonly witness: Witness;
 }
 
@@ -88,6 +90,7 @@ async function readDue(deps: EventDeps, eventIds: readonly string[]): Promise<Du
     db,
     sql`select event_id as "eventId", action, user_ids as "userIds", login_ids as "loginIds",
                ${asInstant(sql`occurred_at`)} as "occurredAt", looks,
+               received_at - occurred_at > interval '1 hour' as "isLate",
                case when webhook_at is not null then 'webhook'
                     when audit_at is not null then 'audit' else 'archive' end as witness
         from ${t.events}

@@ -55,7 +55,7 @@ export function judgeLooks(event: DueEvent, sight: Sight): Judged {
   const isUnseen = unresolved
     ? ABOUT_RECORDS.test(event.action)
     : doubted.some((userId) => sight.absences.has(userId));
-  const waitMs = AGAIN_MS[event.looks];
+  const waitMs = event.isLate ? undefined : AGAIN_MS[event.looks];
   const patience = isUnseen ? AGAIN_MS.length : DOUBTS;
   if ((isUnseen || doubted.length > 0) && waitMs !== undefined && event.looks < patience) {
     return { event, againMs: waitMs, doubted, outcome: 'not visible yet' };

@@ -88,5 +88,5 @@ function isRedis(link: Link, { DATABASE_URL, REDIS_URL }: Addresses): boolean {
 }
 
 function portOf(url: string | undefined, standard: number): number {
-  return Number(url === undefined ? 0 : URL.parse(url)?.port) || standard;
+  return Number(url !== undefined && URL.canParse(url) ? new URL(url).port : 0) || standard;
 }

@@ -1,5 +1,6 @@
 import { countPending } from '../inbox/pending.ts';
 import { pullAudit } from '../pull/audit.ts';
+import { openSweep } from '../pull/ledger.ts';
 import { pullModified } from '../pull/modified.ts';
 import { pause } from '../pull/patient.ts';
 import { applyPending } from './applyPending.ts';
@@ -24,17 +25,19 @@ export async function run(context: CommandContext): Promise<ExitCode> {
     }
     const audit = await whenFree(engine, () => pullAudit(engine.jobs.audit, signal));
     const applied = await applyPending(engine);
+    // Events that name nobody have opened windows, or a sweep.
+    await whenFree(engine, () => pullModified(engine.jobs.modified, signal, true));
     const left = await countPending(engine.mirror);
-    const outcome = audit === 'sweep' ? 'sweep' : left > 0 ? 'partial' : 'complete';
+    const isSweepDue = (await openSweep(engine.mirror.db, engine.mirror)) !== undefined;
+    const outcome = isSweepDue ? 'sweep' : left > 0 ? 'partial' : 'complete';
     if (context.json) {
       context.stdout(JSON.stringify({ outcome, eventsApplied: applied, eventsPending: left }));
     } else {
       context.stdout(`synced: ${applied} events applied, ${left} still pending`);
       if (audit === 'sweep') {
-        context.stdout(
-          'the audit trail (30 days) no longer reaches back to the last pull: a sweep is due, run `rollcall backfill`',
-        );
+        context.stdout('the audit trail (30 days) no longer reaches back to the last pull');
       }
+      if (isSweepDue) context.stdout('a sweep is due: run `rollcall backfill`, or let the service');
     }
     return outcome === 'complete' ? 0 : 3;
   });

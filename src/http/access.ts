@@ -33,7 +33,11 @@ export function hasToken(headers: IncomingHttpHeaders, token: string): boolean {
 
 /** Whether a request was made to a loopback name, or to the very host the server was told to be. */
 export function isLocalHost(hostHeader: string | undefined, host: string): boolean {
-  const name = URL.parse(`http://${hostHeader ?? ''}`)?.hostname ?? '';
+  const name = hostnameOf(`http://${hostHeader ?? ''}`);
   const own = isIP(host) === 6 ? `[${host}]` : host.toLowerCase();
   return LOOPBACK_NAMES.has(name) || name === own;
+}
+
+function hostnameOf(url: string): string {
+  return URL.canParse(url) ? new URL(url).hostname : '';
 }

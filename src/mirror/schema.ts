@@ -69,7 +69,8 @@ export function mirrorTables(schemaName: string) {
     },
     (t) => [
       index('users_created_time').on(t.createdTime, t.userId),
-      index('users_email').on(t.email),
+      // Hashed: a value of any length can be indexed.
+      index('users_email').using('hash', t.email),
       index('users_login_ids').using('gin', t.loginIds),
       index('users_deleted_at')
         .on(t.deletedAt)
@@ -163,7 +164,9 @@ export function mirrorTables(schemaName: string) {
   const watermarks = schema.table('watermarks', {
     pull: text('pull').primaryKey(),
     completeTo: instant('complete_to'),
+    /** A pull under way: until when, unless renewed, and whose. */
     busyUntil: instant('busy_until'),
+    busyBy: text('busy_by'),
     updatedAt: instant('updated_at')
       .notNull()
       .default(sql`clock_timestamp()`),

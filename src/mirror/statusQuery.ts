@@ -8,7 +8,7 @@ type Tables = Record<'events' | 'watermarks' | 'syncRuns' | 'syncWindows' | 'del
  * The view `sync_status`: one row.
  *
  * Complete as of: both the modified pull (creations, changes) and the audit pull (deletions) vouch for
- * everything up to the older of their watermarks, a complete sweep for everything up to its own. Null
+ * everything up to the older of their watermarks, or up to the oldest event that is not yet applied, a complete sweep for everything up to its own. Null
  * until a first sweep has completed, since before that nothing is complete.
  *
  * Lost: an event the audit trail told of and no webhook, half a minute later. Old ones, found when a
@@ -47,7 +47,8 @@ select
    order by run_id desc limit 1)::double precision as drift_ppm
 from (
   select case when ${completeTo('sweep')} is not null then
-    greatest(${completeTo('sweep')}, least(${completeTo('modified')}, ${completeTo('audit')}))
+    greatest(${completeTo('sweep')}, least(${completeTo('modified')}, ${completeTo('audit')},
+      (select min(occurred_at) from ${t.events} where state in ('pending', 'parked'))))
   end as as_of
 ) as proven
 left join lateral (

@@ -12,7 +12,7 @@ import {
   openWindow,
   type Window,
 } from './ledger.ts';
-import { advanceWatermark, coverWindows, leavePull, readWatermark, takePull } from './watermark.ts';
+import { advanceWatermark, coverWindows, readWatermark, whileHoldingPull } from './watermark.ts';
 import { sourceNowMs } from './sourceClock.ts';
 
 import type { AuditPage, Call, DescopeClient } from '../descope/types.ts';
@@ -47,7 +47,8 @@ export const USER_ACTIONS: readonly string[] = [
   'SCIMEvent',
 ];
 
-const BUSY_SECONDS = 120;
+/** A pull a minute reads the overlap and a minute or two. */
+const LONG_RANGE_MS = 180_000;
 /** A search that never ends is a fault: a thousand records a page, a million in one pull. */
 const MAX_PAGES = 1_000;
 
@@ -63,26 +64,30 @@ export async function pullAudit(
   const { mirror } = deps;
   const watermark = await readWatermark(mirror.db, mirror, 'audit');
   if (watermark === null) return 'notBegun';
-  if (!(await takePull(mirror.db, mirror, 'audit', BUSY_SECONDS))) return 'busy';
-  try {
-    const nowMs = await sourceNowMs(mirror, deps.client, { priority: 'pull', signal });
-    const toMs = nowMs - deps.settleMs;
-    const reachMs = nowMs - AUDIT_RETENTION_MS;
-    if (watermark < reachMs) {
-      // What happened before the trail begins can only be found by reading everyone. The sweep moves
-      // this watermark when it is done; the trail that is left is pulled after that.
-      const reason = 'the audit trail no longer reaches back to the last pull';
-      await transaction(mirror, (tx) => openRun(tx, mirror, 'sweep', reason));
-      return 'sweep';
-    }
-    const fromMs = Math.max(watermark - deps.overlapMs, reachMs);
-    if (toMs <= fromMs) return 'done';
-    const window = await open(deps, { fromMs, toMs });
-    if (window) await read(deps, window, signal);
-    return 'done';
-  } finally {
-    await leavePull(mirror.db, mirror, 'audit');
+  return whileHoldingPull(mirror, 'audit', () => pullSince(deps, watermark, signal));
+}
+
+async function pullSince(
+  deps: AuditDeps,
+  watermark: number,
+  signal: AbortSignal,
+): Promise<'done' | 'sweep'> {
+  const { mirror } = deps;
+  const nowMs = await sourceNowMs(mirror, deps.client, { priority: 'pull', signal });
+  const toMs = nowMs - deps.settleMs;
+  const reachMs = nowMs - AUDIT_RETENTION_MS;
+  if (watermark < reachMs) {
+    // What happened before the trail begins can only be found by reading everyone. The sweep moves
+    // this watermark when it is done; the trail that is left is pulled after that.
+    const reason = 'the audit trail no longer reaches back to the last pull';
+    await transaction(mirror, (tx) => openRun(tx, mirror, 'sweep', reason));
+    return 'sweep';
   }
+  const fromMs = Math.max(watermark - deps.overlapMs, reachMs);
+  if (toMs <= fromMs) return 'done';
+  const window = await open(deps, { fromMs, toMs });
+  if (window) await read(deps, window, signal);
+  return 'done';
 }
 
 async function open(
@@ -116,10 +121,18 @@ async function readPages(deps: AuditDeps, window: Window, signal: AbortSignal): 
   // grows at its young end, which lies beyond this window.
   let readSoFar = 0;
   for (let page = 0; page < MAX_PAGES; page++) {
-    const answer = await deps.client.searchAudit(
-      { fromMs: window.fromMs, toMs, page, actions: deps.archiveAll ? [] : USER_ACTIONS },
-      call,
-    );
+    const query = {
+      fromMs: window.fromMs,
+      toMs,
+      page,
+      actions: deps.archiveAll ? [] : USER_ACTIONS,
+    };
+    let answer = await deps.client.searchAudit(query, call);
+    // What a wrongly empty answer hides is seen again as long as the next pulls overlap it; over a
+    // longer range, after a downtime, nothing at all is believed when it is said twice.
+    if (page === 0 && answer.total === 0 && toMs - window.fromMs > deps.overlapMs + LONG_RANGE_MS) {
+      answer = await deps.client.searchAudit(query, call);
+    }
     readSoFar += answer.records.length;
     const isLast = readSoFar >= answer.total;
     if (!isLast && answer.records.length === 0) {
@@ -158,7 +171,7 @@ async function take(
       });
       const range = { fromMs: window.fromMs, toMs: window.toMs ?? window.fromMs };
       await advanceWatermark(tx, mirror, 'audit', range);
-      await coverWindows(tx, mirror, 'audit', range);
+      await coverWindows(tx, mirror, 'audit');
     }
     return recorded.accepted;
   });

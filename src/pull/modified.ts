@@ -1,6 +1,7 @@
+import { WindowUnproven } from '../errors.ts';
 import { transaction } from '../mirror/database.ts';
 import { finishRun, openRun, openWindow, unprovenWindows } from './ledger.ts';
-import { leavePull, readWatermark, takePull } from './watermark.ts';
+import { readWatermark, whileHoldingPull } from './watermark.ts';
 import { readWindow, type PullDeps } from './readWindow.ts';
 import { sourceNowMs } from './sourceClock.ts';
 
@@ -17,9 +18,6 @@ export interface ModifiedDeps extends PullDeps {
 /** What a pull did: not begun (no sweep has), busy (a replica has it), or done. */
 export type PullResult = 'notBegun' | 'busy' | 'done';
 
-/** A pull that dies keeps its replicas waiting this long at most. */
-const BUSY_SECONDS = 60;
-
 /**
  * Reads the users changed since the watermark, gaps first (or `gapsOnly`), and moves the watermark
  * with their rows.
@@ -33,26 +31,41 @@ export async function pullModified(
   const { mirror } = deps;
   const watermark = await readWatermark(mirror.db, mirror, 'modified');
   if (watermark === null && !gapsOnly) return 'notBegun';
-  if (!(await takePull(mirror.db, mirror, 'modified', BUSY_SECONDS))) return 'busy';
-  try {
-    for (const windowId of await unprovenWindows(mirror.db, mirror, { pull: 'modified' })) {
+  return whileHoldingPull(mirror, 'modified', async () => {
+    await readGaps(deps, signal);
+    if (!gapsOnly && watermark !== null) await readOn(deps, watermark, signal);
+    return 'done' as const;
+  });
+}
+
+/** Reads every window that is not proven; one that fails again does not hold up the others. */
+async function readGaps(deps: ModifiedDeps, signal: AbortSignal): Promise<void> {
+  const { mirror } = deps;
+  const failures: unknown[] = [];
+  for (const windowId of await unprovenWindows(mirror.db, mirror, { pull: 'modified' })) {
+    try {
       await readWindow(deps, windowId, signal);
+    } catch (error) {
+      // Only an answer that contradicts itself is the window's own; all else would fail the next too.
+      if (!(error instanceof WindowUnproven)) throw error;
+      failures.push(error);
     }
-    if (gapsOnly || watermark === null) return 'done';
-    const since = (await readWatermark(mirror.db, mirror, 'modified')) ?? watermark;
-    const call: Call = { priority: 'pull', signal };
-    const toMs = (await sourceNowMs(mirror, deps.client, call)) - deps.settleMs;
-    const fromMs = since - deps.overlapMs;
-    if (toMs > fromMs) {
-      const windowId = await transaction(mirror, (tx) =>
-        openModifiedWindow(tx, deps, 'schedule', { fromMs, toMs }),
-      );
-      await readWindow(deps, windowId, signal);
-    }
-    return 'done';
-  } finally {
-    await leavePull(mirror.db, mirror, 'modified');
   }
+  if (failures.length > 0) throw failures[0];
+}
+
+/** Reads what has changed since the watermark. */
+async function readOn(deps: ModifiedDeps, watermark: number, signal: AbortSignal): Promise<void> {
+  const { mirror } = deps;
+  const since = (await readWatermark(mirror.db, mirror, 'modified')) ?? watermark;
+  const call: Call = { priority: 'pull', signal };
+  const toMs = (await sourceNowMs(mirror, deps.client, call)) - deps.settleMs;
+  const fromMs = since - deps.overlapMs;
+  if (toMs <= fromMs) return;
+  const windowId = await transaction(mirror, (tx) =>
+    openModifiedWindow(tx, deps, 'schedule', { fromMs, toMs }),
+  );
+  await readWindow(deps, windowId, signal);
 }
 
 /** Puts a window into the ledger; from then on it is read whatever happens to the queue. */

@@ -37,13 +37,22 @@ export async function verifySample(deps: VerifyDeps, signal: AbortSignal): Promi
   try {
     const sample = await readSample(deps);
     const suspects = new Set(sample);
+    const beyond = new Set<string>();
     let compared = sample.length;
     for (const range of await findUnequal(deps, call)) {
       const found = await compareRange(deps, range, call);
       compared += found.compared;
       for (const userId of found.suspects) suspects.add(userId);
+      for (const userId of found.beyond) beyond.add(userId);
     }
-    const suspicion = { runId, compared, suspects: [...suspects].sort(), repair: false, call };
+    const suspicion = {
+      runId,
+      compared,
+      suspects: [...suspects].sort(),
+      beyond,
+      repair: false,
+      call,
+    };
     return await settle(deps, suspicion);
   } catch (error) {
     await finishRun(mirror.db, mirror, runId, 'blocked', describeError(error));

@@ -1,7 +1,7 @@
 import { sql } from 'drizzle-orm';
 
 import { countLive, decideSuspects, settleSuspects } from '../apply/deletions.ts';
-import { rows, textArray, transaction } from '../mirror/database.ts';
+import { rows, textArray, transaction, type Executor } from '../mirror/database.ts';
 import {
   AUDIT_RETENTION_MS,
   finishRun,
@@ -159,6 +159,8 @@ async function finish(deps: SweepDeps, runId: number, call: Call): Promise<Sweep
   const short = await countShort(deps, runId, call);
   const outcome: Outcome = short > 0 ? 'partial' : 'complete';
   await transaction(mirror, async (tx) => {
+    // Whoever ends it, and whoever opens its windows again, holds the run meanwhile.
+    if (!(await holdOpenRun(tx, deps, runId))) return;
     const { deleted } = await decideSuspects(tx, mirror, runId, deps.breaker);
     await tx.execute(
       sql`update ${mirror.t.syncRuns} set deleted = deleted + ${deleted} where run_id = ${runId}`,
@@ -177,7 +179,16 @@ async function finish(deps: SweepDeps, runId: number, call: Call): Promise<Sweep
       short > 0 ? `the directory counts ${short} users more than the mirror` : null,
     );
   });
-  return { kind: 'finished', outcome };
+  return { kind: 'finished', outcome: (await readOutcome(deps, runId)) ?? outcome };
+}
+
+/** Locks a run that has not ended; false where somebody else ended it. */
+async function holdOpenRun(tx: Executor, { mirror }: SweepDeps, runId: number): Promise<boolean> {
+  const held = await rows(
+    tx,
+    sql`select 1 from ${mirror.t.syncRuns} where run_id = ${runId} and outcome is null for update`,
+  );
+  return held.length > 0;
 }
 
 /** Loads the suspects of a run by id, a hundred at a time, and keeps what the answers say. */
@@ -234,8 +245,9 @@ async function shortOf(deps: SweepDeps, fromMs: number, toMs: number, call: Call
     mirror.db,
     sql`select count(*) as live from ${mirror.t.users}
         where deleted_at is null and ${wanted}
-          and created_time >= to_timestamp(${fromMs / 1000 - 2}::float8)
-          and created_time <= to_timestamp(${endMs / 1000 + 2}::float8)`,
+          and (created_time between to_timestamp(${fromMs / 1000 - 2}::float8)
+                                and to_timestamp(${endMs / 1000 + 2}::float8)
+               or (created_time is null and ${fromMs === 0}))`,
   );
   return total - Number(row?.live ?? 0);
 }
@@ -258,9 +270,13 @@ async function reopenShortWindows(deps: SweepDeps, runId: number, call: Call): P
     if (missing > 0) short.push(String(window.windowId));
   }
   if (short.length === 0) return [];
-  await mirror.db.execute(sql`
-    update ${mirror.t.syncWindows}
-    set state = 'open', cursor_time = null, proven_at = null, rereads = rereads + 1
-    where window_id::text = any(${textArray(short)})`);
+  await transaction(mirror, async (tx) => {
+    if (await holdOpenRun(tx, deps, runId)) {
+      await tx.execute(sql`
+      update ${mirror.t.syncWindows}
+      set state = 'open', cursor_time = null, proven_at = null, rereads = rereads + 1
+      where window_id::text = any(${textArray(short)})`);
+    }
+  });
   return short.map(Number);
 }

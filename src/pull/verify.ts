@@ -64,8 +64,8 @@ export async function verifyMirror(
   const call: Call = { priority: 'sweep', signal };
   const { runId } = await transaction(mirror, (tx) => openRun(tx, mirror, 'verify', 'everyone'));
   try {
-    const { compared, suspects } = await compareRange(deps, { fromMs: 0 }, call);
-    return await settle(deps, { runId, compared, suspects, repair, call });
+    const found = await compareRange(deps, { fromMs: 0 }, call);
+    return await settle(deps, { runId, ...found, repair, call });
   } catch (error) {
     await finishRun(mirror.db, mirror, runId, 'blocked', describeError(error));
     throw error;
@@ -77,8 +77,9 @@ export async function compareRange(
   deps: VerifyDeps,
   range: { readonly fromMs: number; readonly toMs?: number },
   call: Call,
-): Promise<{ compared: number; suspects: readonly string[] }> {
+): Promise<Suspects> {
   const suspects = new Set<string>();
+  const beyond = new Set<string>();
   let compared = 0;
   const reading = readRange(
     { client: deps.client, pageSize: deps.pageSize },
@@ -88,17 +89,31 @@ export async function compareRange(
   for await (const step of reading) {
     compared += step.observations.length;
     const untilMs = step.untilMs ?? (range.toMs === undefined ? null : range.toMs + 1);
-    for (const userId of await findSuspects(deps, { ...step, untilMs })) suspects.add(userId);
+    for (const { userId, isBeyond } of await findSuspects(deps, { ...step, untilMs })) {
+      suspects.add(userId);
+      if (isBeyond) beyond.add(userId);
+    }
     deps.onRead?.(compared);
     if (suspects.size > MOST_SUSPECTS) {
       throw new Error(`more than ${MOST_SUSPECTS} users differ: run \`rollcall backfill\``);
     }
   }
-  return { compared, suspects: [...suspects].sort() };
+  return { compared, suspects: [...suspects].sort(), beyond };
+}
+
+/** Whom mirror and directory seem to disagree about. */
+export interface Suspects {
+  readonly compared: number;
+  readonly suspects: readonly string[];
+  /** Those of them that a proven window did not show: only of them is missing from loads enough. */
+  readonly beyond: ReadonlySet<string>;
 }
 
 /** Users of a proven stretch that the mirror has not, has otherwise, or has beyond it. */
-async function findSuspects(deps: PullDeps, step: ProvenStep): Promise<string[]> {
+async function findSuspects(
+  deps: PullDeps,
+  step: ProvenStep,
+): Promise<{ userId: string; isBeyond: boolean }[]> {
   const { db, t } = deps.mirror;
   const records = JSON.stringify(
     step.observations.flatMap((o) =>
@@ -110,34 +125,31 @@ async function findSuspects(deps: PullDeps, step: ProvenStep): Promise<string[]>
       ? sql`true`
       : sql`created_time < to_timestamp(${step.untilMs / 1000}::float8)`;
   const wanted = deps.includeTestUsers ? sql`true` : sql`not test`;
-  const found = await rows<{ userId: string }>(
+  return rows<{ userId: string; isBeyond: boolean }>(
     db,
     sql`
       with told as (
         select * from jsonb_to_recordset(${records}::jsonb) as r(user_id text, content_hash text))
-      select told.user_id as "userId" from told
+      select told.user_id as "userId", false as "isBeyond" from told
       left join ${t.users} u on u.user_id = told.user_id and u.deleted_at is null
       where u.user_id is null or u.content_hash <> told.content_hash
       union
-      select user_id from ${t.users}
+      select user_id, true from ${t.users}
       where deleted_at is null and ${wanted}
         and created_time >= to_timestamp(${step.fromMs / 1000}::float8) and ${until}
         and user_id not in (select user_id from told)`,
   );
-  return found.map((row) => row.userId);
 }
 
-export interface Suspicion {
+export interface Suspicion extends Suspects {
   readonly runId: number;
-  readonly compared: number;
-  readonly suspects: readonly string[];
   readonly repair: boolean;
   readonly call: Call;
 }
 
 /** Looks at each suspect once more, a moment later, and counts what still differs. */
 export async function settle(deps: VerifyDeps, suspicion: Suspicion): Promise<Verification> {
-  const { runId, compared, suspects, repair, call } = suspicion;
+  const { runId, compared, suspects, beyond, repair, call } = suspicion;
   const { mirror } = deps;
   const drift = { missing: [] as string[], extra: [] as string[], different: [] as Difference[] };
   const gone: Absence[] = [];
@@ -145,7 +157,12 @@ export async function settle(deps: VerifyDeps, suspicion: Suspicion): Promise<Ve
   if (suspects.length > 0) await pause(deps.settleMs, call.signal);
   for (let at = 0; at < suspects.length; at += LOAD_LIMIT) {
     const chunk = suspects.slice(at, at + LOAD_LIMIT);
-    const { present, absent } = await lookUp(deps.client, chunk, () => true, call);
+    const { present, absent } = await lookUp(
+      deps.client,
+      chunk,
+      (userId) => beyond.has(userId),
+      call,
+    );
     const wanted = present.filter((o) => isWanted(deps, o));
     const mirrored = await readMirrored(deps, chunk);
     const { missing, different } = differences(wanted, mirrored);

@@ -1,8 +1,7 @@
-import { setTimeout as sleep } from 'node:timers/promises';
-
 import { sql } from 'drizzle-orm';
+import { randomUUID } from 'node:crypto';
 
-import { rows, type Executor } from '../mirror/database.ts';
+import { rows, type Executor, type Mirror } from '../mirror/database.ts';
 import { epochMs, instantOf, type Db, type Pull } from './ledger.ts';
 
 /*
@@ -32,18 +31,13 @@ export async function beginWatermark(
     where w.complete_to is null`);
 }
 
-/** Gaps inside a range that something else has now proven are gaps no longer. */
-export async function coverWindows(
-  tx: Executor,
-  { t }: Db,
-  pull: Pull,
-  range: { readonly fromMs: number; readonly toMs: number },
-): Promise<void> {
+/** Gaps that lie wholly behind a watermark are gaps no longer: something else has proven them. */
+export async function coverWindows(tx: Executor, { t }: Db, pull: Pull): Promise<void> {
   await tx.execute(sql`
     update ${t.syncWindows}
     set state = 'proven', proven_at = clock_timestamp(), updated_at = clock_timestamp()
     where pull = ${pull} and state <> 'proven'
-      and from_time >= ${instantOf(range.fromMs)} and to_time <= ${instantOf(range.toMs)}`);
+      and to_time <= (select complete_to from ${t.watermarks} where pull = ${pull})`);
 }
 
 /**
@@ -60,11 +54,12 @@ export async function coverBySweep(
   await tx.execute(sql`
     update ${t.watermarks} set complete_to = ${to}, updated_at = clock_timestamp()
     where pull = 'modified' and complete_to < ${to}`);
-  await coverWindows(tx, { t }, 'modified', { fromMs: 0, toMs: sweep.coversToMs });
+  await coverWindows(tx, { t }, 'modified');
   const reach = instantOf(sweep.coversToMs - sweep.auditReachMs);
   await tx.execute(sql`
     update ${t.watermarks} set complete_to = ${reach}, updated_at = clock_timestamp()
     where pull = 'audit' and complete_to < ${reach}`);
+  await coverWindows(tx, { t }, 'audit');
 }
 
 /** The sweep's watermark: everyone who existed when this run was planned has been read. */
@@ -95,40 +90,45 @@ export async function advanceWatermark(
       and complete_to < ${instantOf(range.toMs)}`);
 }
 
+/** Long enough to outlive a slow statement, short enough that a killed process holds up nobody for long. */
+const LEASE_SECONDS = 12;
+const RENEW_EVERY_MS = 3_000;
+
 /**
- * Takes a pull for `seconds`, so that replicas do not read the same range side by side. Only thrift:
- * two at once would be harmless. False where another holds it.
+ * Does `work` while no replica does the same pull, so that they do not read one range side by side.
+ * Only thrift: two at once would be harmless. `busy` where another has it.
  */
-export async function takePull(
-  db: Executor,
-  { t }: Db,
+export async function whileHoldingPull<T>(
+  { db, t }: Pick<Mirror, 'db' | 't'>,
   pull: Pull,
-  seconds: number,
-): Promise<boolean> {
+  work: () => Promise<T>,
+): Promise<T | 'busy'> {
+  const holder = randomUUID();
   const taken = await rows(
     db,
     sql`
-      insert into ${t.watermarks} as w (pull, busy_until)
-      values (${pull}, clock_timestamp() + make_interval(secs => ${seconds}))
-      on conflict (pull) do update set busy_until = excluded.busy_until
+      insert into ${t.watermarks} as w (pull, busy_until, busy_by)
+      values (${pull}, ${leaseEnd}, ${holder})
+      on conflict (pull) do update set busy_until = excluded.busy_until, busy_by = excluded.busy_by
       where w.busy_until is null or w.busy_until < clock_timestamp()
       returning 1`,
   );
-  return taken.length > 0;
-}
-
-/** Between tries to leave a pull while Postgres is away, in ms: some six seconds in all. */
-const LEAVE_AGAIN_MS = [200, 400, 800, 1_600, 3_200];
-
-/** Lets others have a pull. Tried again for a while: else a blink of Postgres would stop pulls for minutes. */
-export async function leavePull(db: Executor, { t }: Db, pull: Pull): Promise<void> {
-  for (const waitMs of [...LEAVE_AGAIN_MS, null]) {
-    try {
-      await db.execute(sql`update ${t.watermarks} set busy_until = null where pull = ${pull}`);
-      return;
-    } catch (error) {
-      if (waitMs === null) throw error;
-      await sleep(waitMs);
-    }
+  if (taken.length === 0) return 'busy';
+  const ours = sql`pull = ${pull} and busy_by = ${holder}`;
+  const timer = setInterval(() => {
+    // A renewal that fails is made up for by the next; the lease ends by itself otherwise.
+    db.execute(sql`update ${t.watermarks} set busy_until = ${leaseEnd} where ${ours}`).catch(
+      () => undefined,
+    );
+  }, RENEW_EVERY_MS);
+  try {
+    return await work();
+  } finally {
+    clearInterval(timer);
+    await db
+      .execute(sql`update ${t.watermarks} set busy_until = null where ${ours}`)
+      .catch(() => undefined);
   }
 }
+
+const leaseEnd = sql`clock_timestamp() + make_interval(secs => ${sql.raw(String(LEASE_SECONDS))})`;

@@ -1,6 +1,11 @@
+import { Redis } from 'ioredis';
+import { sql } from 'drizzle-orm';
+
 import { createLogger } from '../../src/log.ts';
 import { parseConfig, type Config } from '../../src/config.ts';
-import { startService, type Service } from '../../src/service.ts';
+import { readMirrorId, rows, type Mirror } from '../../src/mirror/database.ts';
+import { startService, type Role, type Service } from '../../src/service.ts';
+import { signatureOf } from '../../src/simulator/envelopes.ts';
 import {
   startSimulator,
   type Simulator,
@@ -9,6 +14,7 @@ import {
 import { compareWithDirectory } from '../../src/commands/compare.ts';
 import { createTestDatabase, type TestDatabase } from './database.ts';
 import { eventually } from './eventually.ts';
+import { startProxy, type Proxy } from './proxy.ts';
 
 import type { DeliveryTarget } from '../../src/simulator/delivery.ts';
 
@@ -20,24 +26,46 @@ export interface WorldOptions {
   readonly env?: Readonly<Record<string, string>>;
   /** Null: the queue is in Postgres. */
   readonly redisUrl?: string | null;
+  /** What the service in this process does; `all` where absent. */
+  readonly role?: Role;
+  /** The service reaches Postgres through `proxy`. */
+  readonly proxied?: boolean;
 }
 
-/** A Descope, a database and a service between them. */
-export interface World {
+/** A Descope and a database, and what belongs to whoever stands between them. */
+export interface Scene {
   readonly simulator: Simulator;
   readonly database: TestDatabase;
+  /** Between service and Postgres, where the service goes through it. */
+  readonly proxy: Proxy;
+  /** Settings of a service in a process of its own, database included. */
+  readonly env: Readonly<Record<string, string>>;
   readonly config: Config;
-  /** All log lines of all services of this world. */
+  /** All log lines of all services of this scene. */
   readonly logs: string[];
+  /** Fails with the differences between mirror and directory. */
+  assertEqual(isSettling?: (userId: string) => boolean): Promise<void>;
+  /** Waits until they are equal. */
+  untilEqual(timeoutMs?: number): Promise<void>;
+  /** Waits until they are equal and no sweep is under way that could go on to mend them. */
+  untilFilled(timeoutMs?: number): Promise<void>;
+  /** Rows of one statement against the mirror's tables. */
+  query<Row>(query: ReturnType<typeof sql>): Promise<Row[]>;
+  /** Everything that is in the queue, finished and failed jobs included. */
+  queueText(): Promise<string>;
+  /** Fails where logs, the given text or the queue show anything personal or secret (guarantee G10). */
+  assertPrivate(text?: string): Promise<void>;
+  stop(): Promise<void>;
+}
+
+/** A Descope, a database and a service between them, in this process. */
+export interface World extends Scene {
   service: Service;
   /** Lets the simulator deliver its webhooks to the service. */
   deliver(target?: Partial<DeliveryTarget>): void;
-  /** Fails with the differences between mirror and directory. */
-  assertEqual(): Promise<void>;
-  /** Waits until they are equal. */
-  untilEqual(timeoutMs?: number): Promise<void>;
+  /** Posts a body to the webhook, rightly signed unless `headers` say otherwise. */
+  post(body: string, headers?: Readonly<Record<string, string>>): Promise<Response>;
   restart(): Promise<void>;
-  stop(): Promise<void>;
 }
 
 export const HMAC_SECRET = 'the-webhook-secret-of-this-test';
@@ -65,7 +93,31 @@ export function testEnv(
   };
 }
 
-export async function createWorld(options: WorldOptions = {}): Promise<World> {
+/** A webhook body of one record. */
+export function bodyOf(action: string, fields: Readonly<Record<string, unknown>>): string {
+  return JSON.stringify([{ action, occurred: Date.now(), ...fields }]);
+}
+
+/** The header that says a body is Descope's. */
+export function signed(body: string): Record<string, string> {
+  return { 'x-descope-webhook-s256': signatureOf(body, HMAC_SECRET, 'raw') };
+}
+
+/** Posts a body to a service's webhook, rightly signed unless `headers` say otherwise. */
+export function postTo(
+  port: number,
+  body: string,
+  headers: Readonly<Record<string, string>> = signed(body),
+): Promise<Response> {
+  return fetch(`http://127.0.0.1:${port}/webhooks/descope`, {
+    method: 'POST',
+    headers: { 'content-type': 'application/json', ...headers },
+    body,
+  });
+}
+
+/** Everything but a service. */
+export async function createScene(options: WorldOptions = {}): Promise<Scene> {
   const simulator = await startSimulator({
     ...options.simulator,
     behaviour: {
@@ -73,30 +125,28 @@ export async function createWorld(options: WorldOptions = {}): Promise<World> {
       limits: { users: null, audit: null, ...options.simulator?.behaviour?.limits },
     },
   });
+  const secrets = collectSecrets(simulator);
   const database = await createTestDatabase();
-  const config = parseConfig({ ...testEnv(simulator, options.redisUrl), ...options.env });
-  const logs: string[] = [];
-  const destination = { write: (line: string) => void logs.push(line) };
-  const log = createLogger({ level: config.LOG_LEVEL, destination });
-  const start = () => startService({ config, log, databaseUrl: database.url, role: 'all' });
-  const world: World = {
+  const proxy = await startProxy(database.url);
+  const env = {
+    ...testEnv(simulator, options.redisUrl),
+    DATABASE_URL: options.proxied === true ? proxy.through(database.url) : database.url,
+    ...options.env,
+  };
+  const config = parseConfig(env);
+  const scene: Scene = {
     simulator,
     database,
+    proxy,
+    env,
     config,
-    logs,
-    service: await start(),
-    deliver(target = {}) {
-      simulator.delivery.configure({
-        url: `http://127.0.0.1:${world.service.publicPort}/webhooks/descope`,
-        hmacSecret: HMAC_SECRET,
-        ...target,
-      });
-    },
-    async assertEqual() {
+    logs: [],
+    async assertEqual(isSettling) {
       const { differences } = await compareWithDirectory(
         simulator.directory,
         database.mirror,
         config.INCLUDE_TEST_USERS,
+        isSettling,
       );
       if (differences.length > 0) {
         throw new Error(
@@ -105,17 +155,179 @@ export async function createWorld(options: WorldOptions = {}): Promise<World> {
       }
     },
     async untilEqual(timeoutMs = 20_000) {
-      await eventually(() => world.assertEqual(), { timeoutMs, everyMs: 100 });
+      await eventually(() => scene.assertEqual(), { timeoutMs, everyMs: 100 });
     },
+    async untilFilled(timeoutMs = 20_000) {
+      await eventually(
+        async () => {
+          const outcomes = await scene.query<{ outcome: string | null }>(
+            sql`select outcome from ${database.mirror.t.syncRuns} where pull = 'sweep'`,
+          );
+          if (outcomes.length === 0 || outcomes.some(({ outcome }) => outcome !== 'complete')) {
+            throw new Error(`sweeps: ${JSON.stringify(outcomes)}`);
+          }
+          await scene.assertEqual();
+        },
+        { timeoutMs, everyMs: 100 },
+      );
+    },
+    query: (query) => rows(database.mirror.db, query),
+    queueText: () => dumpQueue(database.mirror, options.redisUrl ?? null),
+    async assertPrivate(text = '') {
+      const shown = secrets.shownIn([...scene.logs, text, await scene.queueText()].join('\n'));
+      if (shown.length > 0) throw new Error(`shown, but private: ${shown.join(', ')}`);
+    },
+    async stop() {
+      await simulator.stop();
+      await proxy.stop();
+      await database.drop();
+    },
+  };
+  return scene;
+}
+
+/** A scene with a service in this process. */
+export async function createWorld(options: WorldOptions = {}): Promise<World> {
+  const scene = await createScene(options);
+  const { simulator, config, logs } = scene;
+  const destination = { write: (line: string) => void logs.push(line) };
+  const log = createLogger({ level: config.LOG_LEVEL, destination });
+  const start = () =>
+    startService({
+      config,
+      log,
+      databaseUrl: scene.env['DATABASE_URL'] ?? '',
+      role: options.role ?? 'all',
+    });
+  const world: World = {
+    ...scene,
+    service: await start(),
+    deliver(target = {}) {
+      simulator.delivery.configure({
+        url: `http://127.0.0.1:${world.service.publicPort}/webhooks/descope`,
+        hmacSecret: HMAC_SECRET,
+        ...target,
+      });
+    },
+    post: (body, headers) => postTo(world.service.publicPort, body, headers),
     async restart() {
       await world.service.stop();
       world.service = await start();
     },
     async stop() {
       await world.service.stop();
-      await simulator.stop();
-      await database.drop();
+      await scene.stop();
     },
   };
   return world;
+}
+
+interface Secrets {
+  /** Which of them a text shows, each once. */
+  shownIn(text: string): string[];
+}
+
+/** What is longer than this is nobody's by chance; letters beyond ASCII are not in our texts at all. */
+const TELLING_CHARS = 6;
+
+/** Gathers what is personal of everyone who is or was in the directory, and the secrets around it. */
+function collectSecrets({ directory, managementKey }: Simulator): Secrets {
+  /** Mail addresses, phone numbers, login ids: too many to search one by one, so words are looked up. */
+  const words = new Set<string>();
+  const names = new Set<string>([HMAC_SECRET, managementKey]);
+  const gather = () => {
+    for (const user of directory.users()) {
+      const { email, phone, recoveryEmail, loginIds, externalIds } = user;
+      for (const word of [email, phone, recoveryEmail, ...loginIds, ...externalIds]) addWord(word);
+      for (const name of [user.name, user.givenName, user.familyName, user.picture]) {
+        if (name.length >= TELLING_CHARS || /[^\0-\x7f]/.test(name)) names.add(name);
+      }
+    }
+  };
+  const addWord = (word: string) => {
+    if (word === '') return;
+    words.add(word);
+    // An address in a URL is cut at its "%40".
+    words.add(word.split('@')[0] ?? word);
+  };
+  gather();
+  directory.onEvent((event) => {
+    event.loginIds.forEach(addWord);
+  });
+  return {
+    shownIn(text) {
+      gather();
+      const said = new Set(text.match(/[\w.+@-]+/g));
+      return [
+        ...[...said].filter((word) => words.has(word)),
+        ...[...names].filter((name) => text.includes(name)),
+        // The database's password, or any other in a URL.
+        ...(text.match(/:\/\/[^\s/"':@]+:[^\s/"'@]+@/g) ?? []),
+      ];
+    },
+  };
+}
+
+/** Everything that is in this mirror's queue, finished and failed jobs included, as text. */
+async function dumpQueue(mirror: Mirror, redisUrl: string | null): Promise<string> {
+  if (redisUrl !== null) return dumpRedis(redisUrl, `{rollcall-${await readMirrorId(mirror)}}*`);
+  const tables = await rows<{ name: string }>(
+    mirror.db,
+    sql`select format('%I.%I', table_schema, table_name) as name
+        from information_schema.tables where table_schema = 'descope_queue'`,
+  );
+  const texts = await Promise.all(
+    tables.map(({ name }) =>
+      rows<{ text: string }>(
+        mirror.db,
+        sql`select row_to_json(r)::text as text from ${sql.raw(name)} as r`,
+      ),
+    ),
+  );
+  return texts.flatMap((found) => found.map(({ text }) => text)).join('\n');
+}
+
+async function dumpRedis(url: string, pattern: string): Promise<string> {
+  const redis = connectOnce(url);
+  try {
+    const keys = await redis.keys(pattern);
+    const texts = await Promise.all(
+      keys.map(async (key) => {
+        const read: Record<string, () => Promise<unknown>> = {
+          string: () => redis.get(key),
+          hash: () => redis.hgetall(key),
+          list: () => redis.lrange(key, '0', '-1'),
+          set: () => redis.smembers(key),
+          zset: () => redis.zrange(key, '0', '-1'),
+          stream: () => redis.xrange(key, '-', '+'),
+        };
+        return JSON.stringify([key, await read[await redis.type(key)]?.()]);
+      }),
+    );
+    return texts.join('\n');
+  } catch {
+    // A test may have stopped its Redis: nothing is in it then.
+    return '';
+  } finally {
+    redis.disconnect();
+  }
+}
+
+/** Empties a Redis, as an operator might; one that is away holds nothing anyway. */
+export async function flushRedis(url: string): Promise<void> {
+  const redis = connectOnce(url);
+  try {
+    await redis.flushall();
+  } catch {
+    // Stopped at this moment: its contents are gone.
+  } finally {
+    redis.disconnect();
+  }
+}
+
+/** A connection that gives up at once. */
+function connectOnce(url: string): Redis {
+  const redis = new Redis(url, { maxRetriesPerRequest: 0, retryStrategy: () => null });
+  redis.on('error', () => undefined);
+  return redis;
 }

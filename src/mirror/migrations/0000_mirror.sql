@@ -140,6 +140,7 @@ CREATE TABLE "descope"."watermarks" (
 	"pull" text PRIMARY KEY NOT NULL,
 	"complete_to" timestamp with time zone,
 	"busy_until" timestamp with time zone,
+	"busy_by" text,
 	"updated_at" timestamp with time zone DEFAULT clock_timestamp() NOT NULL
 );
 --> statement-breakpoint
@@ -157,7 +158,7 @@ CREATE INDEX "user_changes_order" ON "descope"."user_changes" USING btree ("tran
 CREATE INDEX "user_changes_user" ON "descope"."user_changes" USING btree ("user_id","seq");--> statement-breakpoint
 CREATE INDEX "user_tenants_tenant" ON "descope"."user_tenants" USING btree ("tenant_id");--> statement-breakpoint
 CREATE INDEX "users_created_time" ON "descope"."users" USING btree ("created_time","user_id");--> statement-breakpoint
-CREATE INDEX "users_email" ON "descope"."users" USING btree ("email");--> statement-breakpoint
+CREATE INDEX "users_email" ON "descope"."users" USING hash ("email");--> statement-breakpoint
 CREATE INDEX "users_login_ids" ON "descope"."users" USING gin ("login_ids");--> statement-breakpoint
 CREATE INDEX "users_deleted_at" ON "descope"."users" USING btree ("deleted_at") WHERE deleted_at is not null;--> statement-breakpoint
 CREATE VIEW "descope"."live_users" AS (select "user_id", "login_ids", "external_ids", "email", "phone", "name", "given_name", "middle_name", "family_name", "picture", "status", "verified_email", "verified_phone", "test", "role_names", "permissions", "sso_app_ids", "custom_attributes", "created_time", "modified_time", "raw", "content_hash", "observed_at", "changed_at", "deleted_at", "witness" from "descope"."users" where "descope"."users"."deleted_at" is null);--> statement-breakpoint
@@ -190,7 +191,8 @@ select
    order by run_id desc limit 1)::double precision as drift_ppm
 from (
   select case when (select complete_to from "descope"."watermarks" where pull = 'sweep') is not null then
-    greatest((select complete_to from "descope"."watermarks" where pull = 'sweep'), least((select complete_to from "descope"."watermarks" where pull = 'modified'), (select complete_to from "descope"."watermarks" where pull = 'audit')))
+    greatest((select complete_to from "descope"."watermarks" where pull = 'sweep'), least((select complete_to from "descope"."watermarks" where pull = 'modified'), (select complete_to from "descope"."watermarks" where pull = 'audit'),
+      (select min(occurred_at) from "descope"."events" where state in ('pending', 'parked'))))
   end as as_of
 ) as proven
 left join lateral (
