@@ -65,15 +65,38 @@ const CLASHES = new Set(['40P01', '40001']);
  * transactions clashed. Never hold one across a request to Descope.
  */
 export async function transaction<T>(
-  mirror: Pick<Mirror, 'db'>,
+  mirror: Pick<Mirror, 'pool'>,
   work: (tx: Executor) => Promise<T>,
 ): Promise<T> {
   for (let attempt = 1; ; attempt++) {
     try {
-      return await mirror.db.transaction(work);
+      return await runOnce(mirror.pool, work);
     } catch (error) {
       if (attempt === 3 || !CLASHES.has(postgresCode(error) ?? '')) throw error;
     }
+  }
+}
+
+/**
+ * Not drizzle's own: that one never gives a connection back whose `begin` failed, so a few blinks of
+ * Postgres would use up the pool.
+ */
+async function runOnce<T>(pool: pg.Pool, work: (tx: Executor) => Promise<T>): Promise<T> {
+  const client = await pool.connect();
+  let isBroken = false;
+  try {
+    await client.query('begin');
+    const result = await work(drizzle(client));
+    await client.query('commit');
+    return result;
+  } catch (error) {
+    // A connection that cannot even roll back is thrown away, not handed to the next.
+    await client.query('rollback').catch(() => {
+      isBroken = true;
+    });
+    throw error;
+  } finally {
+    client.release(isBroken);
   }
 }
 
