@@ -195,7 +195,11 @@ async function startServers(parts: Parts): Promise<[number, number]> {
       return demo === undefined ? status : { ...status, demo };
     },
     readRecentChanges: () => readRecentChanges(mirror, 20),
-    explain: (userId) => readExplain(mirror, userId),
+    // By user id only: login ids are personal, and addresses of requests end up in logs.
+    explain: async (userId) => {
+      const story = await readExplain(mirror, userId);
+      return story?.userId === userId ? story : null;
+    },
     waitFor: (userId, since, signal) => waitForUser(mirror, userId, since, signal),
     metrics: async () => {
       await engine.refreshGauges();
