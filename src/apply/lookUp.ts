@@ -15,6 +15,9 @@ export interface LookUp {
   readonly absent: readonly Absence[];
 }
 
+/** What Descope itself says of a user it does not have. */
+const NOT_FOUND = 'not found (E112102)';
+
 type Loads = Pick<DescopeClient, 'loadUsers' | 'loadUser'>;
 
 /**
@@ -40,10 +43,14 @@ export async function lookUp(
 
   const answer = await client.loadUsers(userIds, call);
   const present = toPresent(answer);
-  const absent: Absence[] = [];
-  let unsure = [...answer.missing];
+  const { observedAt } = answer;
+  const certain = new Set(answer.notFound);
+  const absent: Absence[] = [...certain].map((userId) => {
+    return { userId, observedAt, evidence: NOT_FOUND };
+  });
+  let unsure = answer.missing.filter((userId) => !certain.has(userId));
   const [first] = unsure;
-  if (present.length === 0 && first !== undefined) {
+  if (present.length === 0 && absent.length === 0 && first !== undefined) {
     const one = await lookAtOne(client, first, call);
     if (one.present.length > 0) {
       throw new DescopeUnavailable('load users', 'an answer without users that exist');
@@ -62,9 +69,10 @@ export async function lookUp(
   if (suspects.length > 1) {
     const again = await client.loadUsers(suspects, call);
     present.push(...toPresent(again));
-    const { observedAt } = again;
     const evidence = 'missing from two loads by id';
-    absent.push(...again.missing.map((userId) => ({ userId, observedAt, evidence })));
+    absent.push(
+      ...again.missing.map((userId) => ({ userId, observedAt: again.observedAt, evidence })),
+    );
   }
   return { present, absent };
 }
@@ -82,7 +90,7 @@ function toPresent({ users, observedAt }: LoadAnswer): Observation[] {
 async function lookAtOne(client: Loads, userId: string, call: Call): Promise<LookUp> {
   const { user, observedAt } = await client.loadUser(userId, call);
   if (user === null) {
-    return { present: [], absent: [{ userId, observedAt, evidence: 'not found (E112102)' }] };
+    return { present: [], absent: [{ userId, observedAt, evidence: NOT_FOUND }] };
   }
   return { present: [{ kind: 'present', userId, row: user, observedAt, by: 'load' }], absent: [] };
 }

@@ -65,7 +65,8 @@ export function createLoads(mirror: Pick<Mirror, 'db' | 't'>, ask: Ask): Loads {
     if (userId !== undefined && userIds.length === 1) {
       const { user, observedAt } = await loadUser(userId, call);
       if (user === null) await rememberUnknownIdsFail();
-      return toLoadAnswer(userIds, user === null ? [] : [user], observedAt);
+      const answer = toLoadAnswer(userIds, user === null ? [] : [user], observedAt);
+      return { ...answer, notFound: answer.missing };
     }
     const middle = Math.ceil(userIds.length / 2);
     const older = await loadInParts(userIds.slice(0, middle), call);
@@ -73,6 +74,7 @@ export function createLoads(mirror: Pick<Mirror, 'db' | 't'>, ask: Ask): Loads {
     return {
       users: [...older.users, ...newer.users],
       missing: [...older.missing, ...newer.missing],
+      notFound: [...(older.notFound ?? []), ...(newer.notFound ?? [])],
       // The earlier of the two: an observation may be thought older than it is, never newer.
       observedAt: older.observedAt,
     };

@@ -46,6 +46,8 @@ export interface LoadAnswer {
   readonly users: readonly UserRow[];
   /** Asked for and not in the answer. Not yet proof that they are gone. */
   readonly missing: readonly string[];
+  /** Those of the missing that were asked for singly and that Descope said "not found" of (E112102). */
+  readonly notFound?: readonly string[];
   readonly observedAt: Instant;
 }
 
