@@ -87,7 +87,7 @@ export function createEngine(options: EngineOptions): Engine {
     breaker,
     signal: stopping.signal,
     openWindow: async (tx, aroundMs) => {
-      const range = { fromMs: aroundMs - overlapMs, toMs: aroundMs + overlapMs };
+      const range = rangeAround(aroundMs, overlapMs);
       await openModifiedWindow(tx, { mirror }, 'an event that names nobody', range);
     },
     openSweep: async (tx, reason) => {
@@ -146,6 +146,12 @@ function createClient(config: Config, mirror: Mirror, metrics: Metrics): Descope
     },
   });
   return createPatientClient(client);
+}
+
+/** Around an event's moment, which is told to the minute: the range is never narrower. */
+function rangeAround(aroundMs: number, overlapMs: number): { fromMs: number; toMs: number } {
+  const halfMs = Math.max(overlapMs, 60_000);
+  return { fromMs: aroundMs - halfMs, toMs: aroundMs + halfMs };
 }
 
 function countWrites(
