@@ -61,7 +61,14 @@ export default tseslint.config(
     },
   })),
   {
-    files: ['src/main.ts', 'src/mirror/embeddedHost.ts', 'src/commands/**', 'test/**', 'bench/**'],
+    files: [
+      'src/main.ts',
+      'src/mirror/embeddedHost.ts',
+      'src/commands/**',
+      'test/**',
+      'bench/**',
+      'vitest.config.ts',
+    ],
     rules: { 'no-restricted-properties': 'off', 'no-console': 'off' },
   },
   {

@@ -1,0 +1,34 @@
+// Runs test/convergence.test.ts over as many histories as asked for: --seeds 500, --seed 7 for one again.
+import { spawnSync } from 'node:child_process';
+import { createRequire } from 'node:module';
+import { dirname, join } from 'node:path';
+import { parseArgs } from 'node:util';
+
+const { values } = parseArgs({
+  options: {
+    /** How many histories. */
+    seeds: { type: 'string' },
+    /** The first of them; alone where --seeds is not given. */
+    seed: { type: 'string' },
+    /** How many side by side. */
+    lanes: { type: 'string' },
+    /** Go on after a failure, and do not shrink. */
+    all: { type: 'boolean', default: false },
+  },
+});
+
+const require = createRequire(import.meta.url);
+const vitest = join(dirname(require.resolve('vitest/package.json')), 'vitest.mjs');
+const { status } = spawnSync(process.execPath, [vitest, 'run', 'test/convergence.test.ts'], {
+  stdio: 'inherit',
+  cwd: join(import.meta.dirname, '..'),
+  env: {
+    ...process.env,
+    ...(values.seed === undefined ? {} : { CONVERGENCE_FROM: values.seed }),
+    CONVERGENCE_SEEDS: values.seeds ?? (values.seed === undefined ? '25' : '1'),
+    ...(values.lanes === undefined ? {} : { CONVERGENCE_LANES: values.lanes }),
+    ...(values.all ? { CONVERGENCE_ALL: '1' } : {}),
+    CONVERGENCE_VERBOSE: '1',
+  },
+});
+process.exitCode = status ?? 1;
