@@ -2,6 +2,7 @@ import { createPostgresBackend, Queue, runMigrations, type JobsOptions } from 'b
 import { Cluster, Redis } from 'ioredis';
 import pg from 'pg';
 
+import { within } from '../src/within.ts';
 import { parsePayload, type JobDefinition, type QueueName } from './define.ts';
 
 /*
@@ -166,19 +167,20 @@ export function openQueues(settings: QueueSettings): Queues {
       data: parsePayload(job, payload),
       opts: toJobOptions(job.options, options),
     }));
-    await within(DEADLINE_MS, queueOf(job.queue).addBulk(jobs));
+    await inTime(queueOf(job.queue).addBulk(jobs));
   };
   return {
     enqueue: (job, payload, options) => enqueueAll(job, [payload], options),
     enqueueAll,
-    counts: () => within(DEADLINE_MS, Promise.all(opened.map(countOne))),
+    counts: () => inTime(Promise.all(opened.map(countOne))),
     async ping() {
-      await within(DEADLINE_MS, Promise.all(opened.map(countOne)));
+      await inTime(Promise.all(opened.map(countOne)));
     },
     async stop() {
       await Promise.all(
         opened.map(async ({ queue, backend }) => {
-          await within(CLOSE_DEADLINE_MS, queue.close()).catch(() => undefined);
+          const closing = queue.close().catch(() => undefined);
+          await within(CLOSE_DEADLINE_MS, closing, () => undefined);
           await backend.close();
         }),
       );
@@ -207,16 +209,9 @@ async function countOne({ name, queue }: { name: string; queue: Queue }): Promis
   };
 }
 
-async function within<T>(ms: number, work: Promise<T>): Promise<T> {
-  let timer: NodeJS.Timeout | undefined;
-  const late = new Promise<never>((_resolve, reject) => {
-    timer = setTimeout(() => {
-      reject(new Error(`the queue did not answer within ${ms / 1000} s`));
-    }, ms);
+/** @throws whatever `work` rejects with; an error where the queue does not answer in time */
+function inTime<T>(work: Promise<T>): Promise<T> {
+  return within(DEADLINE_MS, work, () => {
+    throw new Error(`the queue did not answer within ${DEADLINE_MS / 1000} s`);
   });
-  try {
-    return await Promise.race([work, late]);
-  } finally {
-    clearTimeout(timer);
-  }
 }

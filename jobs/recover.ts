@@ -1,10 +1,10 @@
 import { sql } from 'drizzle-orm';
 import { createHash, randomUUID } from 'node:crypto';
-import { setTimeout as delay } from 'node:timers/promises';
 
 import { listPending } from '../src/inbox/pending.ts';
 import { rows, type Mirror } from '../src/mirror/database.ts';
 import { hasCompletedSweep, openSweep } from '../src/pull/ledger.ts';
+import { within } from '../src/within.ts';
 import { applyEvents } from './applyEvents.ts';
 import { pullModified } from './pullModified.ts';
 import { sweep, sweepWindow } from './sweep.ts';
@@ -65,7 +65,7 @@ export function startRecovery(settings: RecoverySettings): { stop(): Promise<voi
     async stop() {
       stopped = true;
       clearInterval(timer);
-      await Promise.race([running, delay(STOP_DEADLINE_MS, undefined, { ref: false })]);
+      await within(STOP_DEADLINE_MS, running, () => undefined);
     },
   };
 }

@@ -7,6 +7,7 @@ import {
   InvalidPayload,
   Stopping,
 } from '../src/errors.ts';
+import { within } from '../src/within.ts';
 import { parsePayload, type AnyJob, type QueueName } from './define.ts';
 import { connectBackend, QUEUE_NAMES, type QueueSettings } from './queues.ts';
 
@@ -53,19 +54,13 @@ export function startWorkers<Deps>(settings: WorkerSettings<Deps>): { stop(): Pr
     async stop() {
       await Promise.all(
         running.map(async ({ worker, backend }) => {
-          const closing = worker.close();
-          await Promise.race([closing.catch(() => undefined), delay(STOP_DEADLINE_MS)]);
+          const closing = worker.close().catch(() => undefined);
+          await within(STOP_DEADLINE_MS, closing, () => undefined);
           await backend.close();
         }),
       );
     },
   };
-}
-
-function delay(ms: number): Promise<void> {
-  return new Promise((resolve) => {
-    setTimeout(resolve, ms).unref();
-  });
 }
 
 /** Parse, process, measure, log once, and turn our errors into what the queue should do. */

@@ -169,15 +169,23 @@ export type Config = Readonly<z.output<typeof schema>>;
 export interface Needs {
   /** The command talks to Descope. */
   readonly descope: boolean;
-  /** The command answers webhooks and opens the admin port. */
+  /** The command answers webhooks. */
+  readonly receives: boolean;
+  /** The command opens the admin port. */
   readonly serves: boolean;
 }
 
 const LOOPBACK = new Set(['127.0.0.1', 'localhost', '::1']);
 
 function crossChecks(config: Config, needs: Needs): string[] {
+  return [
+    ...(needs.receives ? checkWebhook(config) : []),
+    ...(needs.serves ? checkAdmin(config) : []),
+  ];
+}
+
+function checkWebhook(config: Config): string[] {
   const mistakes: string[] = [];
-  if (!needs.serves) return mistakes;
   const authenticated =
     config.WEBHOOK_HMAC_SECRETS.length > 0 ||
     config.WEBHOOK_BEARER_TOKENS.length > 0 ||
@@ -194,12 +202,12 @@ function crossChecks(config: Config, needs: Needs): string[] {
       'WEBHOOK_BASIC and WEBHOOK_BEARER_TOKENS use the same header and can never both match: unset one',
     );
   }
-  if (!LOOPBACK.has(config.ADMIN_HOST) && config.ADMIN_TOKEN === undefined) {
-    mistakes.push(
-      `ADMIN_TOKEN is required because ADMIN_HOST is ${config.ADMIN_HOST}, which others can reach`,
-    );
-  }
   return mistakes;
+}
+
+function checkAdmin({ ADMIN_HOST, ADMIN_TOKEN }: Config): string[] {
+  if (LOOPBACK.has(ADMIN_HOST) || ADMIN_TOKEN !== undefined) return [];
+  return [`ADMIN_TOKEN is required because ADMIN_HOST is ${ADMIN_HOST}, which others can reach`];
 }
 
 /**
@@ -208,7 +216,7 @@ function crossChecks(config: Config, needs: Needs): string[] {
  */
 export function parseConfig(
   env: Readonly<Record<string, string | undefined>>,
-  needs: Needs = { descope: true, serves: true },
+  needs: Needs = { descope: true, receives: true, serves: true },
 ): Config {
   const given = Object.fromEntries(
     Object.entries(env).filter(([name, value]) => name in settings && value?.trim()),

@@ -6,10 +6,9 @@ import { createApplier, type Applier } from './apply/applier.ts';
 import { createBudget } from './descope/budget.ts';
 import { createDescopeClient } from './descope/client.ts';
 import { createMetrics, type Metrics } from './metrics.ts';
-import { openModifiedWindow, type ModifiedDeps } from './pull/modified.ts';
+import { openWindowAround, type ModifiedDeps } from './pull/modified.ts';
 import { openRun } from './pull/ledger.ts';
 import { createPatientClient } from './pull/patient.ts';
-import { readStatus } from './readers/status.ts';
 
 import type { Queues } from '../jobs/queues.ts';
 import type { Applied } from './apply/events.ts';
@@ -51,8 +50,6 @@ export interface Engine {
   };
   /** Hands new inbox events to the queue; many callers share a round trip. */
   readonly enqueueEvents: (eventIds: readonly string[]) => Promise<void>;
-  /** Reads the gauges' values from Postgres. */
-  readonly refreshGauges: () => Promise<void>;
   readonly signal: AbortSignal;
   /** Ends waits and reads at their next safe point. */
   readonly abort: () => void;
@@ -86,10 +83,7 @@ export function createEngine(options: EngineOptions): Engine {
     includeTestUsers,
     breaker,
     signal: stopping.signal,
-    openWindow: async (tx, aroundMs) => {
-      const range = rangeAround(aroundMs, overlapMs);
-      await openModifiedWindow(tx, { mirror }, 'an event that names nobody', range);
-    },
+    openWindow: (tx, aroundMs) => openWindowAround(tx, { mirror, overlapMs }, aroundMs),
     openSweep: async (tx, reason) => {
       await openRun(tx, mirror, 'sweep', reason);
     },
@@ -121,7 +115,6 @@ export function createEngine(options: EngineOptions): Engine {
       verify: { ...pulls, breaker, settleMs },
     },
     enqueueEvents,
-    refreshGauges: () => refreshGauges(mirror, metrics),
     signal: stopping.signal,
     abort: () => {
       stopping.abort();
@@ -148,12 +141,6 @@ function createClient(config: Config, mirror: Mirror, metrics: Metrics): Descope
   return createPatientClient(client);
 }
 
-/** Around an event's moment, which is told to the minute: the range is never narrower. */
-function rangeAround(aroundMs: number, overlapMs: number): { fromMs: number; toMs: number } {
-  const halfMs = Math.max(overlapMs, 60_000);
-  return { fromMs: aroundMs - halfMs, toMs: aroundMs + halfMs };
-}
-
 function countWrites(
   metrics: Metrics,
   { pull, summary }: Parameters<NonNullable<SweepDeps['onStep']>>[0],
@@ -177,15 +164,4 @@ async function followUp(queues: Queues, applied: Applied, log: Logger): Promise<
   } catch (error) {
     log.debug({ err: error }, 'the queue could not be told; recovery will find it');
   }
-}
-
-async function refreshGauges(mirror: Mirror, metrics: Metrics): Promise<void> {
-  const status = await readStatus(mirror, () => Promise.resolve([]));
-  for (const { pull, lagSeconds } of status.watermarks) {
-    if (lagSeconds !== null) metrics.watermarkLag.set({ pull }, lagSeconds);
-  }
-  metrics.pendingEvents.set(status.events.pending);
-  metrics.users.set({ kind: 'live' }, status.users.live);
-  metrics.users.set({ kind: 'tombstone' }, status.users.tombstones);
-  metrics.gaps.set(status.gaps);
 }

@@ -96,6 +96,14 @@ export function describeError(error: unknown): string {
   return hidePersonalData(error instanceof Error ? error.message : String(error));
 }
 
+/** The first `code` that an error or what caused it tells: a SQLSTATE, `ECONNREFUSED` and the like. */
+export function findCode(error: unknown): string | undefined {
+  for (let link = error; link instanceof Error; link = link.cause) {
+    if ('code' in link && typeof link.code === 'string') return link.code;
+  }
+  return undefined;
+}
+
 /** The last net, for text that should not hold any: credentials in URLs, mail addresses, phone numbers. */
 export function hidePersonalData(text: string): string {
   return text

@@ -1,6 +1,6 @@
 import { pino, type ChildLoggerOptions, type DestinationStream, type Logger } from 'pino';
 
-import { describeError, hidePersonalData } from './errors.ts';
+import { describeError, findCode, hidePersonalData } from './errors.ts';
 
 import type { Config } from './config.ts';
 
@@ -95,7 +95,7 @@ interface ErrorFields {
 
 /** Never more of an error than this: a database error's detail holds rows, a cause may hold an answer. */
 function toErrorFields(error: Error, withStack: boolean): ErrorFields {
-  const code = codeOf(error);
+  const code = findCode(error);
   return {
     type: error.name,
     message: describeError(error),
@@ -108,9 +108,4 @@ function toErrorFields(error: Error, withStack: boolean): ErrorFields {
 export function framesOf(error: Error): string {
   const lines = (error.stack ?? '').split('\n');
   return lines.filter((line) => /^\s+at /.test(line)).join('\n');
-}
-
-function codeOf(error: Error): string | undefined {
-  if ('code' in error && typeof error.code === 'string') return error.code;
-  return error.cause instanceof Error ? codeOf(error.cause) : undefined;
 }

@@ -5,14 +5,21 @@
  * mirror       our Postgres copy
  * event        an audit record that touches users; a hint to look, never a value to write
  * inbox        table `events`: every event, committed before the webhook is answered
+ * flight       events applied together, so that they share loads by id
+ * looks        how often an event's users have been looked at; what it told may not be visible yet
+ * parked       an event given up after its attempts; kept, and applied again on request
  * observation  "at `observedAt`, this user looked like this, or was absent"
+ * present      seen to be there; of a deletion: dropped, since a load by id found the user
  * witness      how we came to look
  * pull         reading from Descope on a schedule: `modified`, `audit` or `sweep`
  * window       a closed time range that a pull reads as one unit of work
  * watermark    the instant up to which a pull is proven complete, without a hole
  * gap          a window behind the head that is not proven complete
+ * blocked      how a run ended that failed or could not be believed
  * tombstone    a `users` row with `deleted_at` set
  * breaker      the limit above which deletions wait for a person
+ * rejected     a held deletion that a person turned down; the user stays
+ * superseded   a deletion not yet decided when a newer finding took its place
  * budget       requests per minute that all our processes together may send
  */
 
@@ -71,12 +78,23 @@ export interface UserTenant {
  */
 export type ObservedBy = 'load' | 'page';
 
-export type Observation =
-  | {
-      readonly kind: 'present';
-      readonly userId: string;
-      readonly row: UserRow;
-      readonly observedAt: Instant;
-      readonly by: ObservedBy;
-    }
-  | { readonly kind: 'absent'; readonly userId: string; readonly observedAt: Instant };
+export interface Present {
+  readonly kind: 'present';
+  readonly userId: string;
+  readonly row: UserRow;
+  readonly observedAt: Instant;
+  readonly by: ObservedBy;
+}
+
+export interface Absent {
+  readonly kind: 'absent';
+  readonly userId: string;
+  readonly observedAt: Instant;
+}
+
+export type Observation = Present | Absent;
+
+/** What one answer shows of a user. */
+export function toPresent(row: UserRow, observedAt: Instant, by: ObservedBy): Present {
+  return { kind: 'present', userId: row.userId, row, observedAt, by };
+}

@@ -15,7 +15,8 @@ import { createInbox } from './inbox/record.ts';
 import { databaseNow, openMirror, readMirrorId } from './mirror/database.ts';
 import { migrateMirror } from './mirror/migrate.ts';
 import { readExplain } from './readers/explain.ts';
-import { readRecentChanges, readStatus } from './readers/status.ts';
+import { createStatusReader, readRecentChanges } from './readers/status.ts';
+import { setStatusGauges } from './readers/statusGauges.ts';
 import { waitForUser } from './readers/wait.ts';
 import { createReleaseStack, type ReleaseStack } from './release.ts';
 import { createWebhookRouter, type DeliveryOutcome } from './webhook/router.ts';
@@ -36,7 +37,7 @@ export interface ServiceOptions {
 }
 
 export interface Service {
-  /** 0 where the role does not open the port. */
+  /** A worker's has the probes only. */
   readonly publicPort: number;
   readonly adminPort: number;
   /** Stops intake first, connections last; safe to call twice. */
@@ -90,8 +91,7 @@ export async function startService(options: ServiceOptions): Promise<Service> {
     const parts: Parts = { options, engine, queues, health: createHealth(), releases };
     registerChecks(parts);
     if (options.role !== 'web') startWork(parts, settings);
-    const ports = options.role === 'worker' ? [0, 0] : await startServers(parts);
-    const [publicPort = 0, adminPort = 0] = ports;
+    const [publicPort, adminPort] = await startServers(parts);
     log.info({ role: options.role, publicPort, adminPort }, 'started');
     return {
       publicPort,
@@ -163,34 +163,26 @@ function startWork({ options, engine, queues, releases }: Parts, settings: Queue
 
 async function startServers(parts: Parts): Promise<[number, number]> {
   const { options, engine, health, releases } = parts;
-  const { config, log } = options;
+  const { config, log, role } = options;
   const { mirror, metrics } = engine;
   const onError = (error: unknown) => {
     log.error({ err: error }, 'a request failed');
   };
-  const router = createWebhookRouter({
-    authentication: {
-      hmacSecrets: config.WEBHOOK_HMAC_SECRETS,
-      bearerTokens: config.WEBHOOK_BEARER_TOKENS,
-      basic: config.WEBHOOK_BASIC,
-      apiKey: config.WEBHOOK_API_KEY,
-      allowUnauthenticated: config.WEBHOOK_ALLOW_UNAUTHENTICATED,
-    },
-    projectId: config.DESCOPE_PROJECT_ID,
-    inbox: createInbox({ mirror, archiveAll: config.EVENT_ARCHIVE === 'all' }),
-    enqueue: engine.enqueueEvents,
-    onDelivery: (outcome) => {
-      reportDelivery(parts, outcome);
-    },
+  const publicServer = await startPublicServer({
+    port: config.PORT,
+    health,
+    onError,
+    ...(role === 'worker' ? {} : { router: createWebhook(parts) }),
   });
-  const publicServer = await startPublicServer({ port: config.PORT, router, health, onError });
   releases.push('public server', () => publicServer.stop());
+  // One reader for the page, the API and the meters: what is dear to count is counted once for all.
+  const readStatus = createStatusReader(mirror);
   const admin = await startAdminServer({
     host: config.ADMIN_HOST,
     port: config.ADMIN_PORT,
     token: config.ADMIN_TOKEN,
     readStatus: async () => {
-      const status = await readStatus(mirror, parts.queues.counts);
+      const status = await readStatus(parts.queues.counts);
       const demo = options.demo?.();
       return demo === undefined ? status : { ...status, demo };
     },
@@ -202,13 +194,38 @@ async function startServers(parts: Parts): Promise<[number, number]> {
     },
     waitFor: (userId, since, signal) => waitForUser(mirror, userId, since, signal),
     metrics: async () => {
-      await engine.refreshGauges();
+      // While Postgres is away the process's own counters tell what it does to deliveries and jobs.
+      const status = await readStatus().catch((error: unknown) => {
+        onError(error);
+        return null;
+      });
+      setStatusGauges(metrics, status);
       return metrics.registry.metrics();
     },
     onError,
   });
   releases.push('admin server', () => admin.stop());
   return [publicServer.port, admin.port];
+}
+
+function createWebhook(parts: Parts): ReturnType<typeof createWebhookRouter> {
+  const { engine, options } = parts;
+  const { config } = options;
+  return createWebhookRouter({
+    authentication: {
+      hmacSecrets: config.WEBHOOK_HMAC_SECRETS,
+      bearerTokens: config.WEBHOOK_BEARER_TOKENS,
+      basic: config.WEBHOOK_BASIC,
+      apiKey: config.WEBHOOK_API_KEY,
+      allowUnauthenticated: config.WEBHOOK_ALLOW_UNAUTHENTICATED,
+    },
+    projectId: config.DESCOPE_PROJECT_ID,
+    inbox: createInbox({ mirror: engine.mirror, archiveAll: config.EVENT_ARCHIVE === 'all' }),
+    enqueue: engine.enqueueEvents,
+    onDelivery: (outcome) => {
+      reportDelivery(parts, outcome);
+    },
+  });
 }
 
 function reportDelivery({ engine, options }: Parts, outcome: DeliveryOutcome): void {

@@ -88,17 +88,13 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   'src/simulator': [],
   // Budget, clock and what was learnt about the project are in the mirror database.
   'src/descope': ['src/mirror'],
-  // The inbox stores what the webhook's parser returns.
-  'src/inbox': ['src/mirror', 'src/webhook'],
+  'src/inbox': ['src/mirror'],
   'src/apply': ['src/mirror', 'src/descope', 'src/inbox'],
   'src/readers': ['src/mirror'],
-  'src/pull': ['src/descope', 'src/inbox', 'src/apply', 'src/mirror', 'src/webhook'],
+  'src/pull': ['src/descope', 'src/inbox', 'src/apply', 'src/mirror'],
   'src/webhook': ['src/inbox', 'src/mirror'],
-  'src/http': ['src/webhook', 'src/readers', 'src/mirror'],
-  jobs: [
-    ...['src/descope', 'src/inbox', 'src/pull', 'src/apply', 'src/mirror', 'src/webhook'],
-    'src/readers',
-  ],
+  'src/http': ['src/webhook', 'src/inbox', 'src/readers', 'src/mirror'],
+  jobs: ['src/descope', 'src/inbox', 'src/pull', 'src/apply', 'src/mirror', 'src/readers'],
   composition: [
     ...['src/descope', 'src/inbox', 'src/pull', 'src/apply', 'src/mirror', 'src/webhook'],
     ...['src/http', 'src/readers', 'jobs'],
@@ -172,18 +168,19 @@ describe('the architecture', () => {
   });
 
   test('nothing loads in a circle', () => {
-    const byPath = new Map(sources.map((source) => [source.path, source]));
-    const done = new Set<string>();
-    const circles: string[] = [];
-    const visit = (path: string, trail: readonly string[]): void => {
-      if (trail.includes(path))
-        circles.push([...trail.slice(trail.indexOf(path)), path].join(' → '));
-      if (done.has(path) || trail.includes(path)) return;
-      for (const target of byPath.get(path)?.loaded ?? []) visit(target, [...trail, path]);
-      done.add(path);
-    };
-    for (const { path } of sources) visit(path, []);
-    expect(circles).toEqual([]);
+    const loaded = new Map(sources.map((source) => [source.path, source.loaded]));
+    expect(circlesIn(loaded)).toEqual([]);
+  });
+
+  test('no two folders know each other, not even by their types, nor round a corner', () => {
+    const known = new Map<string, string[]>();
+    for (const { path, local } of sources) {
+      const from = areaOf(path);
+      const others = local.map(areaOf).filter((area) => area !== from);
+      known.set(from, [...(known.get(from) ?? []), ...others]);
+    }
+    expect(known.size).toBeGreaterThan(10);
+    expect(circlesIn(known)).toEqual([]);
   });
 
   test('environment, signals and exit belong to the process alone', () => {
@@ -218,6 +215,22 @@ describe('the architecture', () => {
     ).toEqual([]);
   });
 });
+
+/** Ways that lead back to where they began, each once. */
+function circlesIn(ways: ReadonlyMap<string, readonly string[]>): string[] {
+  const done = new Set<string>();
+  const circles = new Set<string>();
+  const visit = (place: string, trail: readonly string[]): void => {
+    if (trail.includes(place)) {
+      circles.add([...trail.slice(trail.indexOf(place)), place].join(' → '));
+    }
+    if (done.has(place) || trail.includes(place)) return;
+    for (const next of ways.get(place) ?? []) visit(next, [...trail, place]);
+    done.add(place);
+  };
+  for (const place of ways.keys()) visit(place, []);
+  return [...circles];
+}
 
 /** `process.env`, `process.exit`, `process.on` and the like; `process.hrtime` harms nobody. */
 function usesProcess(tree: ts.SourceFile): boolean {

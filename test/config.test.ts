@@ -149,19 +149,23 @@ describe('parseConfig', () => {
     expect(messageOf(env)).toContain('WEBHOOK_HMAC_SECRETS is required');
     expect(() => parseConfig({ ...env, WEBHOOK_ALLOW_UNAUTHENTICATED: 'true' })).not.toThrow();
     expect(() => parseConfig({ ...env, WEBHOOK_BEARER_TOKENS: 'a' })).not.toThrow();
-    expect(() => parseConfig(env, { descope: true, serves: false })).not.toThrow();
+    expect(() => parseConfig(env, { descope: true, receives: false, serves: true })).not.toThrow();
   });
 
   test('an admin port that others can reach needs a token (G9)', () => {
     const open = { ...required, ADMIN_HOST: '0.0.0.0' };
 
     expect(messageOf(open)).toContain('ADMIN_TOKEN is required');
+    // A worker answers no webhooks, but opens that port as the others do.
+    expect(() => parseConfig(open, { descope: true, receives: false, serves: true })).toThrow(
+      /ADMIN_TOKEN is required/,
+    );
     expect(() => parseConfig({ ...open, ADMIN_TOKEN: 'a' })).not.toThrow();
     expect(() => parseConfig({ ...required, ADMIN_HOST: 'localhost' })).not.toThrow();
   });
 
   test('a command that does not talk to Descope needs no credentials', () => {
-    const config = parseConfig({}, { descope: false, serves: false });
+    const config = parseConfig({}, { descope: false, receives: false, serves: false });
     expect(config.DESCOPE_PROJECT_ID).toBe('');
   });
 });

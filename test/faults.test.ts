@@ -6,7 +6,7 @@ import { createLogger } from '../src/log.ts';
 import { startService } from '../src/service.ts';
 import { createRandom } from '../src/simulator/random.ts';
 import { createPullScene, type PullScene } from './pull/pullScene.ts';
-import { createScene, type Scene } from './support/world.ts';
+import { createScene, realUserIds, type Scene } from './support/world.ts';
 import { startProcess } from './support/process.ts';
 
 /** What is asked again, and so passes by itself; what is refused for good is told at once. */
@@ -25,9 +25,6 @@ const EXPECTED: Record<FaultKind, 'passes' | 'told'> = {
   truncated: 'passes',
   stale: 'passes',
 };
-
-const userIds = ({ simulator }: Scene) =>
-  [...simulator.directory.users()].filter((user) => !user.test).map((user) => user.userId);
 
 describe.each(FAULT_KINDS)('a Descope that answers with %s', (kind) => {
   let scene: PullScene;
@@ -76,7 +73,7 @@ describe.each(FAULT_KINDS)('a Descope that answers with %s', (kind) => {
     const { faults, directory } = scene.simulator;
     scene.ago(40_000, () => {
       directory.createMany(30, { event: false });
-      for (const userId of userIds(scene).slice(0, 25)) {
+      for (const userId of realUserIds(scene).slice(0, 25)) {
         directory.modifyUser(userId, { name: `By ${kind}` }, { event: false });
       }
     });
@@ -88,10 +85,10 @@ describe.each(FAULT_KINDS)('a Descope that answers with %s', (kind) => {
 
   it('while the audit trail is pulled and its events are applied', async () => {
     const { faults, directory } = scene.simulator;
-    const gone = userIds(scene).slice(0, 3);
+    const gone = realUserIds(scene).slice(0, 3);
     scene.ago(40_000, () => {
       directory.deleteMany(gone);
-      for (const userId of userIds(scene).slice(0, 6)) {
+      for (const userId of realUserIds(scene).slice(0, 6)) {
         directory.modifyUser(userId, { status: 'disabled' });
       }
       directory.createMany(4);

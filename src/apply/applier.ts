@@ -6,9 +6,9 @@ import {
   DescopeThrottled,
   DescopeUnauthorised,
   DescopeUnavailable,
+  findCode,
   Stopping,
 } from '../errors.ts';
-import { postgresCode } from '../mirror/database.ts';
 import { applyEvents, type Applied, type EventDeps } from './events.ts';
 
 /*
@@ -128,7 +128,7 @@ function isPoison(error: unknown): boolean {
     if (error instanceof kind) return false;
   }
   // SQLSTATE classes 22 and 54: data that Postgres cannot store, or not index.
-  return /^(22|54)/.test(postgresCode(error) ?? '');
+  return /^(22|54)/.test(findCode(error) ?? '');
 }
 
 /** Whether Descope answers the simplest of our requests. */

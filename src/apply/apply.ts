@@ -10,14 +10,13 @@ import {
   type ApplySummary,
   type Batch,
   type Decided,
-  type Present,
 } from './batch.ts';
 import { winner, type StoredUser } from './ordering.ts';
 import { insertTenants, toUserRecords, userColumns, userRecordType } from './records.ts';
 import { touch, writeExisting } from './writes.ts';
 
 import type { MirrorTables } from '../mirror/schema.ts';
-import type { Observation, Witness } from '../observation.ts';
+import type { Observation, Present, Witness } from '../observation.ts';
 
 /*
  * In: observations of any age, order and number. Out: the mirror's rows, its tenants and the feed,

@@ -1,6 +1,6 @@
 import { sql } from 'drizzle-orm';
 
-import { parseJson, toCanonicalJson } from '../descope/json.ts';
+import { parseJson, toCanonicalJson } from '../json.ts';
 import { decide, type Decision, type StoredUser } from './ordering.ts';
 
 import type { Executor } from '../mirror/database.ts';
@@ -15,11 +15,11 @@ export interface ApplySummary {
   readonly deleted: string[];
   /** Newer pages that show tombstoned users: load these by id to learn which of the two is right. */
   readonly refused: string[];
+  /** Seen older than what the mirror has, and so not written. */
+  readonly stale: string[];
   unchanged: number;
-  stale: number;
 }
 
-export type Present = Extract<Observation, { kind: 'present' }>;
 type ChangeKind = 'created' | 'updated' | 'restored' | 'deleted';
 
 interface Change {
@@ -45,8 +45,8 @@ export function emptySummary(): ApplySummary {
     restored: [],
     deleted: [],
     refused: [],
+    stale: [],
     unchanged: 0,
-    stale: 0,
   };
 }
 
@@ -69,7 +69,7 @@ export function decideAll(
 export function tally(summary: ApplySummary, decided: readonly Decided[]): void {
   for (const { decision, observation } of decided) {
     if (decision === 'unchanged' || decision === 'touch') summary.unchanged++;
-    if (decision === 'stale') summary.stale++;
+    if (decision === 'stale') summary.stale.push(observation.userId);
     if (decision === 'refused') summary.refused.push(observation.userId);
   }
 }

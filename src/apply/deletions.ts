@@ -1,7 +1,8 @@
-import { sql } from 'drizzle-orm';
+import { sql, type SQL } from 'drizzle-orm';
 
 import { asInstant, rows, textArray, type Executor, type Mirror } from '../mirror/database.ts';
 import { applyObservations } from './apply.ts';
+import { whereWanted } from './wanted.ts';
 
 import type { ApplySummary } from './batch.ts';
 import type { Witness } from '../observation.ts';
@@ -67,12 +68,11 @@ export async function nominateMissing(
     stretch.untilMs === null
       ? sql`true`
       : sql`created_time < to_timestamp(${stretch.untilMs / 1000}::float8)`;
-  const wanted = stretch.includeTestUsers ? sql`true` : sql`not test`;
   await tx.execute(sql`
     insert into ${t.deletions} (user_id, state, witness, run_id)
     select user_id, 'suspected', 'sweep', ${stretch.runId}
     from ${t.users}
-    where deleted_at is null and ${wanted}
+    where deleted_at is null and ${whereWanted(stretch)}
       and created_time >= to_timestamp(${stretch.fromMs / 1000}::float8) and ${until}
       and observed_at < ${stretch.observedAt}::timestamptz
       and user_id not in (select unnest(${textArray(stretch.seen)}))`);
@@ -81,6 +81,8 @@ export async function nominateMissing(
 /** What became of users that loads say are gone. */
 export interface Decided {
   readonly held: boolean;
+  /** Whose deletion waits for a person, from now or before. */
+  readonly waiting: readonly string[];
   readonly summary: ApplySummary;
 }
 
@@ -116,7 +118,7 @@ export async function deleteReported(
       values (${userId}, ${held ? 'held' : 'tombstoned'}, ${witness}, ${observedAt}::timestamptz,
               case when ${held} then null else clock_timestamp() end, ${evidence})`);
   }
-  return { held, summary };
+  return { held, waiting: [...kept].map((absence) => absence.userId), summary };
 }
 
 /** Of these, the ones the mirror holds as live, apart from those whose deletion is held already. */
@@ -141,6 +143,17 @@ async function sortLive(
   };
 }
 
+/** Absences as rows `r` of a statement: `user_id`, `at`, `evidence`. */
+export function asRecords(absences: readonly Absence[]): SQL {
+  const records = absences.map((a) => ({
+    user_id: a.userId,
+    at: a.observedAt,
+    evidence: a.evidence,
+  }));
+  return sql`jsonb_to_recordset(${JSON.stringify(records)}::jsonb)
+    as r(user_id text, at timestamptz, evidence text)`;
+}
+
 /** Keeps what loads say of a sweep's suspects; those who are there after all are written as seen. */
 export async function settleSuspects(
   tx: Executor,
@@ -154,14 +167,10 @@ export async function settleSuspects(
     set state = 'present', decided_at = clock_timestamp(), evidence = 'a load by id found the user'
     where run_id = ${runId} and state = 'suspected'
       and user_id = any(${textArray(present.map((o) => o.userId))})`);
-  const records = JSON.stringify(
-    absent.map((a) => ({ user_id: a.userId, at: a.observedAt, evidence: a.evidence })),
-  );
   await tx.execute(sql`
     update ${t.deletions} as d
     set state = 'verified', verified_at = r.at, evidence = 'missing from a proven window, ' || r.evidence
-    from jsonb_to_recordset(${records}::jsonb) as r(user_id text, at timestamptz, evidence text)
-    where d.user_id = r.user_id and d.run_id = ${runId} and d.state = 'suspected'`);
+    from ${asRecords(absent)} where d.user_id = r.user_id and d.run_id = ${runId} and d.state = 'suspected'`);
 }
 
 /** Decides users that a verification found gone, all together, as a sweep's are. */
@@ -174,14 +183,11 @@ export async function deleteVerified(
     readonly breaker: Breaker;
   },
 ): Promise<{ deleted: number; held: number }> {
-  const records = JSON.stringify(
-    found.gone.map((a) => ({ user_id: a.userId, at: a.observedAt, evidence: a.evidence })),
-  );
   await tx.execute(sql`
     insert into ${db.t.deletions} (user_id, state, witness, run_id, verified_at, evidence)
     select user_id, 'verified', 'manual', ${found.runId}, at,
            'missing from a proven window, ' || evidence
-    from jsonb_to_recordset(${records}::jsonb) as r(user_id text, at timestamptz, evidence text)`);
+    from ${asRecords(found.gone)}`);
   return decideSuspects(tx, db, found.runId, found.breaker, 'manual');
 }
 

@@ -3,12 +3,14 @@ import { sql } from 'drizzle-orm';
 import { asInstant, rows, textArray, transaction, type Executor } from '../mirror/database.ts';
 import { applyObservations } from './apply.ts';
 import { deleteReported, type Breaker } from './deletions.ts';
+import { noteFates, tellFates, type Fates } from './fates.ts';
 import { judgeLooks, hintOf, type Judged, type Sight } from './hints.ts';
 import { lookUp, type Absence } from './lookUp.ts';
+import { isWanted } from './wanted.ts';
 
 import type { Call, DescopeClient } from '../descope/types.ts';
 import type { Mirror } from '../mirror/database.ts';
-import type { Instant, Observation, Witness } from '../observation.ts';
+import type { Instant, Present, Witness } from '../observation.ts';
 
 /*
  * In: ids of inbox events. Out: the users they name looked at, written, and the events marked done in
@@ -68,7 +70,7 @@ export async function applyEvents(
   const due = await readDue(deps, eventIds);
   const named = await resolveLoginIds(deps, due, call);
   const hints = hintsByUser(named);
-  const seen = new Map<string, Observation>();
+  const seen = new Map<string, Present>();
   const absences = new Map<string, Absence>();
   const userIds = [...hints.keys()];
   const suspected = (userId: string) => hints.get(userId)?.has('deleted') ?? false;
@@ -163,27 +165,43 @@ async function readHeld(
 
 interface Findings {
   readonly judged: readonly Judged[];
-  readonly seen: ReadonlyMap<string, Observation>;
+  readonly seen: ReadonlyMap<string, Present>;
   readonly absences: ReadonlyMap<string, Absence>;
 }
 
 async function commit(deps: EventDeps, tx: Executor, findings: Findings): Promise<Applied> {
   const { t } = deps.mirror;
   const counts = { created: 0, updated: 0, deleted: 0, held: 0 };
+  const fates: Fates = new Map();
   // Users that some event still waits for are not removed on the word of this look.
   const unsettled = new Set(findings.judged.flatMap((j) => (j.againMs === null ? [] : j.doubted)));
   for (const witness of ['webhook', 'audit', 'archive'] as const) {
     const users = usersOf(findings.judged, witness);
-    const present = pick(users, findings.seen).filter((o) => isWanted(deps, o));
-    const absent = pick(users, findings.absences).filter((a) => !unsettled.has(a.userId));
+    const seen = pick(users, findings.seen);
+    const present = seen.filter((o) => isWanted(deps, o));
+    const missing = pick(users, findings.absences);
+    const absent = missing.filter((a) => !unsettled.has(a.userId));
     const written = await applyObservations(tx, t, present, witness);
-    const { summary, held } = await deleteReported(tx, deps.mirror, absent, witness, deps.breaker);
+    const decided = await deleteReported(tx, deps.mirror, absent, witness, deps.breaker);
+    const { summary, held } = decided;
+    noteFates(fates, {
+      present: idsOf(present),
+      absent: idsOf(absent),
+      leftOut: idsOf(seen.filter((o) => !isWanted(deps, o))),
+      unsettled: idsOf(missing.filter((a) => unsettled.has(a.userId))),
+      held: decided.waiting,
+      written: [written, summary],
+    });
     counts.created += written.created.length;
     counts.updated += written.updated.length + written.restored.length;
     counts.deleted += summary.deleted.length;
     if (held) counts.held += absent.length;
   }
-  const { judged, opened } = await openWhatNamesNobody(deps, tx, findings.judged);
+  const told = findings.judged.map((j) => {
+    if (j.againMs !== null) return j;
+    return { ...j, outcome: tellFates(j.outcome, j.event.userIds, fates, findings) };
+  });
+  const { judged, opened } = await openWhatNamesNobody(deps, tx, told);
   const again = await markEvents(deps, tx, judged);
   return { events: findings.judged.length, ...counts, again, opened };
 }
@@ -202,12 +220,10 @@ function usersOf(judged: readonly Judged[], witness: Witness): Set<string> {
   );
 }
 
+const idsOf = (found: readonly { readonly userId: string }[]) => found.map((o) => o.userId);
+
 function pick<T>(userIds: ReadonlySet<string>, from: ReadonlyMap<string, T>): T[] {
   return [...userIds].map((userId) => from.get(userId)).filter((found) => found !== undefined);
-}
-
-function isWanted(deps: EventDeps, observation: Observation): boolean {
-  return deps.includeTestUsers || observation.kind === 'absent' || !observation.row.test;
 }
 
 /** A sweep takes seconds to hours; what waits for its end asks this often. */

@@ -3,7 +3,7 @@ import { sql } from 'drizzle-orm';
 import { Stopping } from '../errors.ts';
 import { rows, textArray, transaction, type Executor, type Mirror } from '../mirror/database.ts';
 import { applyObservations } from './apply.ts';
-import { tombstone } from './deletions.ts';
+import { asRecords, tombstone } from './deletions.ts';
 import { lookUp, type LookUp } from './lookUp.ts';
 
 import type { DescopeClient } from '../descope/types.ts';
@@ -105,9 +105,6 @@ async function settle(
 ): Promise<Approved> {
   await applyObservations(tx, t, present, 'manual');
   await tombstone(tx, { t }, absent, 'manual');
-  const records = JSON.stringify(
-    absent.map((a) => ({ user_id: a.userId, at: a.observedAt, evidence: a.evidence })),
-  );
   const decided = await rows<{ userId: string; isGone: boolean }>(
     tx,
     sql`
@@ -117,8 +114,7 @@ async function settle(
           evidence = concat_ws('; ', d.evidence,
             case when u.deleted_at is null then 'approved, but the user is there'
                  else 'approved: ' || coalesce(r.evidence, 'gone already') end)
-      from ${t.users} as u left join jsonb_to_recordset(${records}::jsonb)
-        as r(user_id text, at timestamptz, evidence text) on r.user_id = u.user_id
+      from ${t.users} as u left join ${asRecords(absent)} on r.user_id = u.user_id
       where d.user_id = u.user_id and d.state = 'held' and u.user_id = any(${textArray(batch)})
       returning d.user_id as "userId", u.deleted_at is not null as "isGone"`,
   );

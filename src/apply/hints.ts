@@ -1,4 +1,4 @@
-import type { Observation } from '../observation.ts';
+import type { Present } from '../observation.ts';
 import type { DueEvent } from './events.ts';
 import type { Absence } from './lookUp.ts';
 
@@ -14,7 +14,7 @@ export function hintOf(action: string): Hint {
 
 /** What the loads showed of all users of a flight. */
 export interface Sight {
-  readonly seen: ReadonlyMap<string, Observation>;
+  readonly seen: ReadonlyMap<string, Present>;
   readonly absences: ReadonlyMap<string, Absence>;
   /** Users the mirror has a row of. */
   readonly known: ReadonlySet<string>;
@@ -67,7 +67,7 @@ function isDoubtful(event: DueEvent, hint: Hint, userId: string, sight: Sight): 
   const observation = sight.seen.get(userId);
   if (observation === undefined) return !isCredible(hint, userId, sight);
   if (hint === 'deleted') return true;
-  if (observation.kind === 'absent' || observation.row.modifiedTime === null) return false;
+  if (observation.row.modifiedTime === null) return false;
   const modifiedMs = Date.parse(observation.row.modifiedTime);
   return ABOUT_RECORDS.test(event.action)
     ? Date.parse(event.occurredAt) - modifiedMs > TOLERANCE_MS

@@ -1,7 +1,8 @@
 import { DescopeUnavailable } from '../errors.ts';
+import { toPresent } from '../observation.ts';
 
 import type { Call, DescopeClient, LoadAnswer } from '../descope/types.ts';
-import type { Instant, Observation } from '../observation.ts';
+import type { Instant, Present } from '../observation.ts';
 
 /** A user that a load by id says is gone, and what said so. */
 export interface Absence {
@@ -11,7 +12,7 @@ export interface Absence {
 }
 
 export interface LookUp {
-  readonly present: readonly Observation[];
+  readonly present: readonly Present[];
   readonly absent: readonly Absence[];
 }
 
@@ -42,7 +43,7 @@ export async function lookUp(
   if (others.length === 0) return lookAtOne(client, only, call);
 
   const answer = await client.loadUsers(userIds, call);
-  const present = toPresent(answer);
+  const present = seenIn(answer);
   const { observedAt } = answer;
   const certain = new Set(answer.notFound);
   const absent: Absence[] = [...certain].map((userId) => {
@@ -68,7 +69,7 @@ export async function lookUp(
   }
   if (suspects.length > 1) {
     const again = await client.loadUsers(suspects, call);
-    present.push(...toPresent(again));
+    present.push(...seenIn(again));
     const evidence = 'missing from two loads by id';
     absent.push(
       ...again.missing.map((userId) => ({ userId, observedAt: again.observedAt, evidence })),
@@ -77,14 +78,8 @@ export async function lookUp(
   return { present, absent };
 }
 
-function toPresent({ users, observedAt }: LoadAnswer): Observation[] {
-  return users.map((row) => ({
-    kind: 'present',
-    userId: row.userId,
-    row,
-    observedAt,
-    by: 'load',
-  }));
+function seenIn({ users, observedAt }: LoadAnswer): Present[] {
+  return users.map((row) => toPresent(row, observedAt, 'load'));
 }
 
 async function lookAtOne(client: Loads, userId: string, call: Call): Promise<LookUp> {
@@ -92,5 +87,5 @@ async function lookAtOne(client: Loads, userId: string, call: Call): Promise<Loo
   if (user === null) {
     return { present: [], absent: [{ userId, observedAt, evidence: NOT_FOUND }] };
   }
-  return { present: [{ kind: 'present', userId, row: user, observedAt, by: 'load' }], absent: [] };
+  return { present: [toPresent(user, observedAt, 'load')], absent: [] };
 }

@@ -1,4 +1,4 @@
-import type { Instant, Observation } from '../observation.ts';
+import type { Instant, Observation, Present } from '../observation.ts';
 
 /** What the mirror holds of a user, as far as the write rule needs it. */
 export interface StoredUser {
@@ -31,10 +31,7 @@ export function decide(observation: Observation, stored: StoredUser | undefined)
     : decideAbsent(observation.observedAt, stored);
 }
 
-function decidePresent(
-  observation: Extract<Observation, { kind: 'present' }>,
-  stored: StoredUser,
-): Decision {
+function decidePresent(observation: Present, stored: StoredUser): Decision {
   const newer = observation.observedAt > stored.observedAt;
   if (stored.gone) {
     // At the same instant present wins: a wrong tombstone does more harm than a late one.

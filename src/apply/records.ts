@@ -2,15 +2,13 @@ import { sql, type SQL } from 'drizzle-orm';
 
 import type { Executor } from '../mirror/database.ts';
 import type { MirrorTables } from '../mirror/schema.ts';
-import type { Observation, UserRow } from '../observation.ts';
+import type { Present, UserRow } from '../observation.ts';
 
 /*
  * Rows travel to Postgres as one jsonb parameter, read with `jsonb_to_recordset` into typed columns:
  * one statement a batch, whatever its size, and arrays arrive as `text[]` without being unpacked
  * row by row in SQL (which costs half the throughput).
  */
-
-type Present = Extract<Observation, { kind: 'present' }>;
 
 /** Column, its Postgres type, and where its JSON comes from. The order is that of every statement. */
 const COLUMNS: readonly (readonly [

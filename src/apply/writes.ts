@@ -74,7 +74,7 @@ async function updateUsers(
   );
   const done = new Set(written.map((row) => row.userId));
   const changed = updates.filter((o) => done.has(o.userId));
-  batch.summary.stale += updates.length - changed.length;
+  batch.summary.stale.push(...updates.filter((o) => !done.has(o.userId)).map((o) => o.userId));
   await deleteTenants(batch, changed);
   await insertTenants(tx, t, changed);
   for (const o of changed) {

@@ -1,5 +1,5 @@
+import { pause } from '../abort.ts';
 import { countApplied, listPending } from '../inbox/pending.ts';
-import { pause } from '../pull/patient.ts';
 
 import type { Engine } from '../engine.ts';
 

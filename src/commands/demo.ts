@@ -1,12 +1,12 @@
 import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 
+import { pause } from '../abort.ts';
 import { parseConfig, type Config } from '../config.ts';
 import { createLogger } from '../log.ts';
 import { openMirror } from '../mirror/database.ts';
 import { startEmbeddedPostgres } from '../mirror/embedded.ts';
-import { pause } from '../pull/patient.ts';
-import { readStatus } from '../readers/status.ts';
+import { createStatusReader } from '../readers/status.ts';
 import { createReleaseStack, type ReleaseStack } from '../release.ts';
 import { startService } from '../service.ts';
 import { startSimulator, type Simulator } from '../simulator/server.ts';
@@ -179,9 +179,10 @@ function startComparing(
 /** The first fill as a progress bar, until it is complete. */
 async function showFill(context: CommandContext, mirror: Mirror): Promise<void> {
   const view = createProgressView(context);
+  const readStatus = createStatusReader(mirror);
   try {
     while (!context.signal.aborted) {
-      const status = await readStatus(mirror, () => Promise.resolve([]));
+      const status = await readStatus();
       if (status.sweep) {
         const { rowsRead, total, requests } = status.sweep;
         view.show({ users: rowsRead, total, requests });

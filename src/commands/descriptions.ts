@@ -1,8 +1,8 @@
 import type { Needs } from '../config.ts';
 import type { CommandDescription } from './command.ts';
 
-const nothing = (): Needs => ({ descope: false, serves: false });
-const descope = (): Needs => ({ descope: true, serves: false });
+const nothing = (): Needs => ({ descope: false, receives: false, serves: false });
+const descope = (): Needs => ({ descope: true, receives: false, serves: false });
 
 /**
  * Every command there is or will be. One without its file in this folder is not offered: adding
@@ -14,7 +14,7 @@ export const COMMANDS: readonly CommandDescription[] = [
     summary: 'migrate, then run the service: webhook, pulls, sweeps, dashboard',
     example: 'rollcall start --role worker',
     options: [['--role <role>', 'all, web or worker (default: all)']],
-    needs: (options) => ({ descope: true, serves: options['role'] !== 'worker' }),
+    needs: ({ role }) => ({ descope: true, receives: role !== 'worker', serves: true }),
   },
   {
     name: 'demo',

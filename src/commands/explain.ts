@@ -26,14 +26,16 @@ export async function run(context: CommandContext, options: CommandOptions): Pro
 /** Pure. */
 export function toLines(explanation: Explanation): string[] {
   const { userId, others, present, story, windows, truncated } = explanation;
-  const lines = [`${userId}: ${describePresent(present)}`];
+  // What was asked for is not repeated: it may be a mail address.
+  const who = userId ?? 'a login id that no user in the mirror has or had';
+  const lines = [userId === null ? who : `${who}: ${describePresent(present)}`];
   if (others.length > 0) lines.push(`this login id was also that of ${others.join(', ')}`);
   lines.push('');
   if (truncated) lines.push('… and older ones, in the tables events, user_changes and deletions');
   const rows = story.map(({ at, about, text }) => [at ?? 'now', about, text]);
   lines.push(...(rows.length > 0 ? toTable(rows) : ['no event, change or deletion is recorded']));
   lines.push('', ...windows.map(describeWindow));
-  if (windows.length === 0) lines.push('no sweep has read the time of its creation');
+  if (windows.length === 0) lines.push('no pull has read the time of its creation or last change');
   return lines;
 }
 
@@ -46,8 +48,11 @@ function describePresent(present: PresentState | null): string {
 }
 
 function describeWindow(window: Explanation['windows'][number]): string {
-  const { runId, windowId, state, provenAt, outcome, error } = window;
+  const { pull, runId, windowId, state, provenAt, outcome, error } = window;
   const proven = provenAt === null ? state : `proven at ${provenAt}`;
   const reason = error === null ? '' : ` (${error})`;
-  return `sweep ${runId} (${outcome ?? 'under way'}): its creation lies in window ${windowId}, ${proven}${reason}`;
+  // A run of the modified pull is one window, and no better or worse than that.
+  const run = pull === 'sweep' ? `sweep ${runId} (${outcome ?? 'under way'})` : `modified ${runId}`;
+  const what = pull === 'sweep' ? 'creation' : 'last change';
+  return `${run}: its ${what} lies in window ${windowId}, ${proven}${reason}`;
 }

@@ -1,8 +1,8 @@
 import { UsageError } from '../errors.ts';
+import { toInstantMs } from '../inbox/fields.ts';
 import { countPending } from '../inbox/pending.ts';
 import { putBackEvents, type ReplaySelection } from '../inbox/replay.ts';
 import { openSweep, unprovenWindows } from '../pull/ledger.ts';
-import { toInstantMs } from '../webhook/fields.ts';
 import { applyPending } from './applyPending.ts';
 import { withEngine } from './foreground.ts';
 import { countOf } from './table.ts';

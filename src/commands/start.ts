@@ -1,6 +1,7 @@
 import { UsageError } from '../errors.ts';
-import { createReleaseStack, type ReleaseStack } from '../release.ts';
+import { createReleaseStack } from '../release.ts';
 import { startService } from '../service.ts';
+import { within } from '../within.ts';
 import { openDatabase } from './openDatabase.ts';
 import { untilAborted } from './untilAborted.ts';
 
@@ -28,30 +29,18 @@ export async function run(context: CommandContext, options: CommandOptions): Pro
         ? JSON.stringify({ role, publicPort, adminPort })
         : [
             `rollcall runs (${role})`,
-            ...(publicPort === 0
-              ? []
-              : [`webhook http://localhost:${publicPort}/webhooks/descope`]),
-            ...(adminPort === 0 ? [] : [`dashboard http://${config.ADMIN_HOST}:${adminPort}/`]),
+            role === 'worker'
+              ? `probes http://localhost:${publicPort}/readyz`
+              : `webhook http://localhost:${publicPort}/webhooks/descope`,
+            `dashboard http://${config.ADMIN_HOST}:${adminPort}/`,
           ].join(' · '),
     );
     await untilAborted(context.signal);
     log.info('stopping');
     return 0;
   } finally {
-    await releaseInTime(releases);
-  }
-}
-
-async function releaseInTime(releases: ReleaseStack): Promise<void> {
-  let timer: NodeJS.Timeout | undefined;
-  const late = new Promise<never>((_resolve, reject) => {
-    timer = setTimeout(() => {
-      reject(new Error(`could not stop within ${STOP_DEADLINE_MS / 1000} s`));
-    }, STOP_DEADLINE_MS);
-  });
-  try {
-    await Promise.race([releases.release(), late]);
-  } finally {
-    clearTimeout(timer);
+    await within(STOP_DEADLINE_MS, releases.release(), () => {
+      throw new Error(`could not stop within ${STOP_DEADLINE_MS / 1000} s`);
+    });
   }
 }

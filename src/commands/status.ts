@@ -1,5 +1,6 @@
+import { describeAge } from '../readers/age.ts';
 import { listParkedReasons, type ParkedReason } from '../readers/parked.ts';
-import { readStatus } from '../readers/status.ts';
+import { createStatusReader } from '../readers/status.ts';
 import { withMirror } from './foreground.ts';
 import { countOf, toTable } from './table.ts';
 
@@ -8,6 +9,8 @@ import type { CommandContext, ExitCode } from './command.ts';
 
 /** Different reasons shown; a single cause has one or a few. */
 const REASONS = 10;
+/** Gaps shown for a person; `--json` and `sync_status` hold some more. */
+const GAPS = 5;
 
 /** What the answer holds: the queue is left out, it would need a connection of its own. */
 export type Status = Omit<StatusView, 'queues'> & { readonly parked: readonly ParkedReason[] };
@@ -15,7 +18,7 @@ export type Status = Omit<StatusView, 'queues'> & { readonly parked: readonly Pa
 /** `rollcall status`: how complete the mirror is; exit 3 where that is not "complete" without a "but". */
 export async function run(context: CommandContext): Promise<ExitCode> {
   return withMirror(context, async (mirror) => {
-    const view = await readStatus(mirror, () => Promise.resolve([]));
+    const view = await createStatusReader(mirror)();
     const status: Status = { ...view, parked: await listParkedReasons(mirror, REASONS) };
     if (context.json) context.stdout(JSON.stringify({ ...status, queues: undefined }));
     else for (const line of toLines(status)) context.stdout(line);
@@ -23,27 +26,28 @@ export async function run(context: CommandContext): Promise<ExitCode> {
   });
 }
 
-/** Complete, without a gap, and nothing waits for a person. */
-function isFine({ state, gaps, events, heldDeletions }: Status): boolean {
-  return state === 'complete' && gaps === 0 && events.parked === 0 && heldDeletions === 0;
+/** Complete, without a gap or drift, and nothing waits for a person. */
+function isFine({ state, gaps, events, heldDeletions, driftRemains }: Status): boolean {
+  return state === 'complete' && gaps + events.parked + heldDeletions === 0 && !driftRemains;
 }
 
 /** The sentence, then a table. Pure. */
 export function toLines(status: Status): string[] {
-  const { sentence, users, gaps, heldDeletions, lastError, driftPpm, lastProof } = status;
+  const { sentence, users, heldDeletions, lastError } = status;
   const rows = [
     ['users', `${users.live} live, ${countOf(users.tombstones, 'tombstone')}`],
     ...section('watermarks', status.watermarks.map(describeWatermark), 'none: nothing pulled yet'),
-    ['gaps', gaps === 0 ? 'none' : `${countOf(gaps, 'window')} not proven, to be read again`],
+    ...section('gaps', describeGaps(status), 'none'),
+    ...section('last runs', status.lastRuns.map(describeLastRun), 'none yet'),
     ['sweep', describeSweep(status)],
     ['last sweep', describeLastSweep(status)],
-    ['last proof', describeProof(lastProof, driftPpm)],
+    ['last proof', describeProof(status)],
     ['events', describeEvents(status)],
     ...section('parked', status.parked.map(describeParked), 'none'),
-    ['webhooks', describeLoss(status.events.lossRate)],
+    ...section('webhooks', describeWebhooks(status.events), ''),
     ['held', describeHeld(heldDeletions)],
     ...section('budget', status.budget.map(describeBudget), 'no request sent yet'),
-    ...(lastError ? [['last error', `${lastError.message} (${lastError.at})`]] : []),
+    ...(lastError ? [['last error', `${lastError.message} (${toMoment(lastError.at)})`]] : []),
   ];
   return [`${sentence}.`, ...toTable(rows)];
 }
@@ -56,9 +60,30 @@ function section(heading: string, lines: readonly string[], none: string): strin
 
 function describeWatermark(watermark: Status['watermarks'][number]): string {
   const { pull, completeTo, lagSeconds } = watermark;
-  const name = pull.padEnd('modified'.length);
+  const name = toPullName(pull);
   if (completeTo === null || lagSeconds === null) return `${name}  not begun`;
-  return `${name}  ${completeTo}  ${describeAge(lagSeconds)} behind`;
+  return `${name}  ${toMoment(completeTo)}  ${describeAge(lagSeconds)} behind`;
+}
+
+function describeGaps({ gaps, gapWindows, gapsRefilledLastDay }: Status): string[] {
+  const refilled =
+    gapsRefilledLastDay === 0 ? '' : `; ${gapsRefilledLastDay} refilled in the last day`;
+  if (gaps === 0) return [`none${refilled}`];
+  const others = gaps - Math.min(gapWindows.length, GAPS);
+  return [
+    `${countOf(gaps, 'window')} not proven, to be read again${refilled}`,
+    ...gapWindows.slice(0, GAPS).map(({ pull, from, to, since, reason }) => {
+      const until = to === null ? 'now' : toMoment(to);
+      const why = reason ?? 'no reason told';
+      return `${toPullName(pull)}  ${toMoment(from)} to ${until}, a gap since ${toMoment(since)}: ${why}`;
+    }),
+    ...(others > 0 ? [`and ${others} more, in the table sync_windows`] : []),
+  ];
+}
+
+function describeLastRun({ pull, outcome, at, reason }: Status['lastRuns'][number]): string {
+  const why = reason === null ? '' : `: ${reason}`;
+  return `${toPullName(pull)}  ${outcome} at ${toMoment(at)}${why}`;
 }
 
 function describeSweep({ sweep }: Status): string {
@@ -73,12 +98,16 @@ function describeLastSweep({ lastSweep }: Status): string {
   if (!lastSweep) return 'none yet';
   const { runId, outcome, finishedAt, rowsRead, requests } = lastSweep;
   const read = `${countOf(rowsRead, 'user')} with ${countOf(requests, 'request')}`;
-  return `run ${runId}: ${outcome} at ${finishedAt}, ${read}`;
+  return `run ${runId}: ${outcome} at ${toMoment(finishedAt)}, ${read}`;
 }
 
-function describeProof(lastProof: string | null, driftPpm: number | null): string {
-  const drift = driftPpm === null ? 'drift not measured yet' : `drift ${driftPpm.toFixed(1)} ppm`;
-  return `${lastProof ?? 'none yet'}, ${drift}`;
+function describeProof(status: Status): string {
+  const { lastProof, lastProofAgeSeconds, driftPpm, driftRemains } = status;
+  const remedy = driftRemains ? ' (`rollcall verify --repair` mends it)' : '';
+  const measured = driftPpm === null ? 'not measured yet' : `${driftPpm.toFixed(1)} ppm`;
+  const drift = `drift ${measured}${remedy}`;
+  if (lastProof === null) return `none yet, ${drift}`;
+  return `${toMoment(lastProof)}, ${describeAge(lastProofAgeSeconds ?? 0)} ago, ${drift}`;
 }
 
 function describeEvents({ events }: Status): string {
@@ -93,10 +122,20 @@ function describeParked({ events, reason }: ParkedReason): string {
   return `${events} × ${reason} (\`rollcall replay --failed\` tries again)`;
 }
 
-function describeLoss(lossRate: number | null): string {
-  return lossRate === null
-    ? 'loss not known: the audit trail told of no event in the last hour'
-    : `${(lossRate * 100).toFixed(1)} % lost in the last hour`;
+function describeWebhooks(events: Status['events']): string[] {
+  return [
+    describeArrival('last hour', events.lossRate, events.webhookDelaySeconds),
+    describeArrival('last day ', events.lossRateDay, events.webhookDelayDaySeconds),
+  ];
+}
+
+function describeArrival(span: string, lossRate: number | null, delay: number | null): string {
+  const loss =
+    lossRate === null
+      ? 'loss not known: the audit trail told of no event'
+      : `${(lossRate * 100).toFixed(1)} % lost`;
+  const late = delay === null ? 'none came' : `median delay ${delay.toFixed(1)} s`;
+  return `${span}  ${loss}, ${late}`;
 }
 
 function describeHeld(held: number): string {
@@ -105,14 +144,19 @@ function describeHeld(held: number): string {
 
 function describeBudget(budget: Status['budget'][number]): string {
   const { name, granted, throttled, silentUntil } = budget;
-  const silent = silentUntil === null ? '' : `, silent until ${silentUntil}`;
+  const silent = silentUntil === null ? '' : `, silent until ${toMoment(silentUntil)}`;
   return `${name.padEnd('audit'.length)}  ${granted} sent, ${throttled} throttled${silent}`;
 }
 
-/** Coarser the older: seconds below two minutes, then minutes, hours, days. */
-function describeAge(seconds: number): string {
-  const whole = Math.max(0, Math.round(seconds));
-  if (whole < 120) return `${whole} s`;
-  if (whole < 7_200) return `${Math.round(whole / 60)} min`;
-  return whole < 172_800 ? `${Math.round(whole / 3_600)} h` : `${Math.round(whole / 86_400)} days`;
+/** Names of pulls in a column. */
+function toPullName(pull: string): string {
+  return pull.padEnd('modified'.length);
+}
+
+/** An instant to the second, in the zone it is told in, whichever of Postgres's two spellings it has. */
+function toMoment(instant: string): string {
+  return instant
+    .replace('T', ' ')
+    .replace(/\.\d+/, '')
+    .replace(/([+-]\d\d):00$/, '$1');
 }

@@ -1,8 +1,8 @@
+import { pause } from '../abort.ts';
 import { countPending } from '../inbox/pending.ts';
 import { pullAudit } from '../pull/audit.ts';
 import { openSweep } from '../pull/ledger.ts';
 import { pullModified } from '../pull/modified.ts';
-import { pause } from '../pull/patient.ts';
 import { applyPending } from './applyPending.ts';
 import { withEngine } from './foreground.ts';
 

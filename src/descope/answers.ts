@@ -4,7 +4,7 @@ import {
   DescopeUnauthorised,
   DescopeUnavailable,
 } from '../errors.ts';
-import { isRecord } from './json.ts';
+import { isRecord } from '../json.ts';
 import { toUserRow } from './users.ts';
 
 import type { UserRow } from '../observation.ts';

@@ -1,7 +1,7 @@
 import { sql, type SQL } from 'drizzle-orm';
 
+import { orStop, pause } from '../abort.ts';
 import { rows, type Mirror } from '../mirror/database.ts';
-import { orStop, sleep } from './abort.ts';
 
 import type { Priority } from './types.ts';
 
@@ -74,7 +74,7 @@ export function createBudget(options: BudgetOptions): Budget {
         for (;;) {
           const waitMs = await tryTake(priority);
           if (waitMs === 0) return;
-          await sleep(Math.min(waitMs, LONGEST_SLEEP_MS), signal);
+          await pause(Math.min(waitMs, LONGEST_SLEEP_MS), signal);
         }
       }),
     async silence(ms) {

@@ -19,7 +19,7 @@ export function createDescopeClient(deps: DescopeClientDeps): DescopeClient {
   const { ask, clockOffsetMs } = createAsk(deps);
   return {
     searchUsers: createUserSearch(deps, ask),
-    ...createLoads(deps.mirror, ask),
+    ...createLoads(ask),
     searchAudit: createAuditSearch(ask),
     clockOffsetMs,
   };

@@ -1,8 +1,8 @@
 import { AsyncLocalStorage } from 'node:async_hooks';
 
-import { DescopeUnavailable, Stopping } from '../errors.ts';
+import { onAbort, orStop } from '../abort.ts';
+import { DescopeUnavailable, findCode, Stopping } from '../errors.ts';
 import { databaseNow, type Mirror } from '../mirror/database.ts';
-import { onAbort, orStop } from './abort.ts';
 import { createClockComparison, type ClockComparison } from './clock.ts';
 import { toRetryAfterMs } from './retryAfter.ts';
 
@@ -220,7 +220,6 @@ function withDeadline(timeoutMs: number): Send {
  * login id.
  */
 function networkReason(error: unknown): string {
-  const cause = error instanceof Error ? error.cause : undefined;
-  const code = cause instanceof Error && 'code' in cause ? cause.code : undefined;
-  return typeof code === 'string' ? `the network failed (${code})` : 'the network failed';
+  const code = findCode(error);
+  return code === undefined ? 'the network failed' : `the network failed (${code})`;
 }

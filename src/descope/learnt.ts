@@ -3,7 +3,7 @@ import { sql } from 'drizzle-orm';
 import { rows, type Mirror } from '../mirror/database.ts';
 
 /** What only trying could tell about this Descope project; each name has one owner in this folder. */
-export type LearntName = 'timeUnit' | 'pageSize' | 'unknownIds';
+export type LearntName = 'timeUnit' | 'pageSize';
 
 type Store = Pick<Mirror, 'db' | 't'>;
 

@@ -1,9 +1,7 @@
 import { DescopeRejected, DescopeUnavailable } from '../errors.ts';
+import { parseJson } from '../json.ts';
 import { isNotFound, parseAnswer, toUser, toUsers } from './answers.ts';
-import { parseJson } from './json.ts';
-import { applyLearnt } from './learnt.ts';
 
-import type { Mirror } from '../mirror/database.ts';
 import type { UserRow } from '../observation.ts';
 import type { Ask, Management } from './sdk.ts';
 import type { Call, DescopeClient, LoadAnswer, LoadOneAnswer } from './types.ts';
@@ -14,16 +12,7 @@ const MAX_IDS = 100;
 type Loads = Pick<DescopeClient, 'loadUsers' | 'loadUser' | 'loadUserByLoginId'>;
 
 /** `POST /v1/mgmt/users/load` and `GET /v1/mgmt/user`. */
-export function createLoads(mirror: Pick<Mirror, 'db' | 't'>, ask: Ask): Loads {
-  let unknownIdsFail = false;
-
-  /** One unknown id may fail a whole batch; whether it does is not documented. */
-  async function rememberUnknownIdsFail(): Promise<void> {
-    if (unknownIdsFail) return;
-    await applyLearnt(mirror, 'unknownIds', 'fail');
-    unknownIdsFail = true;
-  }
-
+export function createLoads(ask: Ask): Loads {
   async function loadOne(
     call: Call,
     send: (management: Management) => Promise<unknown>,
@@ -54,7 +43,10 @@ export function createLoads(mirror: Pick<Mirror, 'db' | 't'>, ask: Ask): Loads {
     return toLoadAnswer(userIds, users, answer.observedAt);
   }
 
-  /** Halves a batch that is refused until it holds a single id, which is loaded on its own. */
+  /**
+   * Halves a batch that is refused until it holds a single id, which is loaded on its own: one unknown
+   * id may fail a whole batch; whether it does is not documented.
+   */
   async function loadInParts(userIds: readonly string[], call: Call): Promise<LoadAnswer> {
     try {
       return await loadBatch(userIds, call);
@@ -64,7 +56,6 @@ export function createLoads(mirror: Pick<Mirror, 'db' | 't'>, ask: Ask): Loads {
     const [userId] = userIds;
     if (userId !== undefined && userIds.length === 1) {
       const { user, observedAt } = await loadUser(userId, call);
-      if (user === null) await rememberUnknownIdsFail();
       const answer = toLoadAnswer(userIds, user === null ? [] : [user], observedAt);
       return { ...answer, notFound: answer.missing };
     }

@@ -1,6 +1,6 @@
 import { DescopeUnavailable } from '../errors.ts';
+import { parseJson } from '../json.ts';
 import { parseAnswer, toTotal, toUsers } from './answers.ts';
-import { parseJson } from './json.ts';
 import { createPageSize } from './pageSize.ts';
 import { createTimeUnit, toBounds, type TimeBound } from './timeUnit.ts';
 

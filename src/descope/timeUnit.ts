@@ -1,5 +1,5 @@
+import { orStop } from '../abort.ts';
 import { Stopping } from '../errors.ts';
-import { orStop } from './abort.ts';
 import { applyLearnt, loadLearnt } from './learnt.ts';
 
 import type { Mirror } from '../mirror/database.ts';

@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto';
 
 import { LosslessNumber } from 'lossless-json';
 
-import { isRecord, toCanonicalJson, toStorableText } from './json.ts';
+import { isRecord, toCanonicalJson, toStorableText } from '../json.ts';
 
 import type { UserRow, UserTenant } from '../observation.ts';
 

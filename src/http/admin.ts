@@ -4,7 +4,7 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 
 import { isSameSecret } from '../webhook/authenticate.ts';
-import { toInstantMs } from '../webhook/fields.ts';
+import { toInstantMs } from '../inbox/fields.ts';
 import { hasToken, isLocalHost, SESSION_COOKIE, toSession } from './access.ts';
 import { startListening, type RunningServer } from './listen.ts';
 import { endWithJsonErrors } from './public.ts';
@@ -136,6 +136,7 @@ function createStatusRouter(options: AdminServerOptions): Router {
   const indexPage = readFileSync(join(PAGE_FOLDER, 'index.html'), 'utf8');
   const readStatus = shared(options.readStatus);
   const readRecentChanges = shared(options.readRecentChanges);
+  const readMetrics = shared(options.metrics);
   const router = Router();
   router.get('/', async (_request, response) => {
     let values = { state: 'unknown', sentence: 'The status cannot be read' };
@@ -158,7 +159,7 @@ function createStatusRouter(options: AdminServerOptions): Router {
     }
   });
   router.get('/metrics', async (_request, response) => {
-    const text = await options.metrics();
+    const text = await readMetrics();
     response.set('Content-Type', 'text/plain; version=0.0.4; charset=utf-8').send(text);
   });
   return router;

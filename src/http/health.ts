@@ -1,4 +1,5 @@
 import { describeError } from '../errors.ts';
+import { within } from '../within.ts';
 
 /** A dependency that does not answer as it should. */
 export interface Failing {
@@ -35,19 +36,13 @@ async function findFailure(
   check: () => Promise<void>,
   deadlineMs: number,
 ): Promise<Failing[]> {
-  let timer: NodeJS.Timeout | undefined;
-  const late = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => {
-      reject(new Error(`no answer within ${deadlineMs} ms`));
-    }, deadlineMs);
-  });
   try {
-    await Promise.race([Promise.resolve().then(check), late]);
+    await within(deadlineMs, Promise.resolve().then(check), () => {
+      throw new Error(`no answer within ${deadlineMs} ms`);
+    });
     return [];
   } catch (error) {
     return [{ dependency, reason: toReason(error) }];
-  } finally {
-    clearTimeout(timer);
   }
 }
 

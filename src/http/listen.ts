@@ -45,7 +45,9 @@ export async function startListening(
     server.once('error', (error: NodeJS.ErrnoException) => {
       const unusable = UNUSABLE_ADDRESS.has(error.code ?? '');
       const where = `${host ?? 'port'} ${port}`;
-      reject(unusable ? new UsageError(`cannot listen on ${where}: ${error.code ?? ''}`) : error);
+      const remedy = 'PORT, ADMIN_PORT and ADMIN_HOST say where; port 0 takes a free one';
+      const mistake = `cannot listen on ${where}: ${error.code ?? ''}. ${remedy}`;
+      reject(unusable ? new UsageError(mistake) : error);
     });
     server.listen({ port, ...(host === undefined ? {} : { host }) }, resolve);
   });

@@ -11,8 +11,8 @@ import type { Health } from './health.ts';
  */
 
 export interface PublicServerOptions extends ListenOptions {
-  /** The webhook's route. */
-  readonly router: Router;
+  /** The webhook's route; none where the process does not answer webhooks. */
+  readonly router?: Router;
   readonly health: Health;
   /** Told of failures no route expected; they are answered 500 without a word about them. */
   readonly onError?: (error: unknown) => void;
@@ -38,7 +38,7 @@ export function endWithJsonErrors(app: Express, onError?: (error: unknown) => vo
   });
 }
 
-/** Starts the public server: the webhook, `/livez` (never asks a dependency) and `/readyz`. */
+/** Starts the public server: the webhook if any, `/livez` (never asks a dependency) and `/readyz`. */
 export function startPublicServer(options: PublicServerOptions): Promise<RunningServer> {
   const { router, health, onError, ...listen } = options;
   const app = express();
@@ -55,7 +55,7 @@ export function startPublicServer(options: PublicServerOptions): Promise<Running
       .set('Cache-Control', 'no-store')
       .json(ready ? { ready } : { ready, failing });
   });
-  app.use(router);
+  if (router) app.use(router);
   endWithJsonErrors(app, onError);
   return startListening(app, listen);
 }

@@ -4,11 +4,11 @@ import { pipeline } from 'node:stream';
 import { createGunzip } from 'node:zlib';
 
 import { Stopping } from '../errors.ts';
-import { parseDelivery, UnreadableDelivery, type ParsedDelivery } from '../webhook/parse.ts';
+import { parseDelivery, UnreadableDelivery, type ParsedDelivery } from './parse.ts';
 import { recordEvents } from './record.ts';
 
 import type { Mirror } from '../mirror/database.ts';
-import type { DirectoryEvent } from '../webhook/event.ts';
+import type { DirectoryEvent } from './event.ts';
 
 /*
  * In: a folder of audit records, as a stream into a bucket leaves them: JSON files below dated folders,

@@ -1,9 +1,11 @@
 import { sql } from 'drizzle-orm';
 
+import { findCode } from '../errors.ts';
 import { rows, type Executor, type Mirror } from '../mirror/database.ts';
+import { within } from '../within.ts';
 
 import type { MirrorTables } from '../mirror/schema.ts';
-import type { DirectoryEvent } from '../webhook/event.ts';
+import type { DirectoryEvent } from './event.ts';
 
 /*
  * In: events of any witness. Out: rows of `events`, committed before anyone is told so (guarantee G1).
@@ -60,14 +62,6 @@ function toRowText(event: DirectoryEvent): string {
     state: event.kind === 'other' ? 'archived' : 'pending',
   });
   return `${columns.slice(0, -1)},"payload":${event.payload}}`;
-}
-
-/** The `code` of an error or of what caused it: drizzle wraps what the driver threw. */
-function findCode(error: unknown): string {
-  for (let at = error; at instanceof Error; at = at.cause) {
-    if ('code' in at && typeof at.code === 'string') return at.code;
-  }
-  return '';
 }
 
 function isKept(event: DirectoryEvent, options: RecordOptions): boolean {
@@ -194,19 +188,8 @@ function takeBatch(waiting: Waiting[]): Waiting[] {
   return waiting.splice(0, size);
 }
 
-/** Rejects after `ms`; what was waited for goes on unheeded. */
-async function within<T>(ms: number, work: Promise<T>): Promise<T> {
-  let timer: NodeJS.Timeout | undefined;
-  const late = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => {
-      reject(new InboxUnavailable('Postgres did not answer in time'));
-    }, ms);
-  });
-  try {
-    return await Promise.race([work, late]);
-  } finally {
-    clearTimeout(timer);
-  }
+function giveUp(): never {
+  throw new InboxUnavailable('Postgres did not answer in time');
 }
 
 /**
@@ -225,7 +208,8 @@ export function createInbox(options: InboxOptions): Inbox {
     const startedMs = performance.now();
     try {
       // Bounded here too: a connection that went silent must not hold up every later delivery.
-      const fresh = await within(deadlineMs, writeEvents(mirror.db, mirror.t, events, 'webhook'));
+      const writing = writeEvents(mirror.db, mirror.t, events, 'webhook');
+      const fresh = await within(deadlineMs, writing, giveUp);
       for (const delivery of batch) delivery.resolve(tally(delivery.events, fresh, options));
       const tookMs = performance.now() - startedMs;
       onCommitted?.({ deliveries: batch.length, events: events.length, tookMs });
@@ -264,7 +248,7 @@ export function createInbox(options: InboxOptions): Inbox {
       }
       waitingBytes += bytes;
       try {
-        return { ...(await within(deadlineMs, waitForCommit(events, bytes))), ignored };
+        return { ...(await within(deadlineMs, waitForCommit(events, bytes), giveUp)), ignored };
       } finally {
         waitingBytes -= bytes;
         // Out of the line, where the deadline came before its turn.

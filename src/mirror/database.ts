@@ -2,6 +2,7 @@ import { sql, type SQL } from 'drizzle-orm';
 import { drizzle, type NodePgDatabase } from 'drizzle-orm/node-postgres';
 import pg from 'pg';
 
+import { findCode } from '../errors.ts';
 import { mirrorTables, type MirrorTables } from './schema.ts';
 
 import type { Instant } from '../observation.ts';
@@ -27,6 +28,16 @@ export interface MirrorOptions {
   readonly onError: (error: Error) => void;
 }
 
+/** Postgres ends a statement that takes longer. */
+const STATEMENT_TIMEOUT_MS = 60_000;
+/**
+ * By then Postgres has ended the statement itself, so this breaks none, however long: only an answer that
+ * the network swallowed is given up. Without it that takes the kernel a quarter of an hour.
+ */
+const ANSWER_TIMEOUT_MS = STATEMENT_TIMEOUT_MS + 10_000;
+/** Idle connections are asked for this often: shorter than the few minutes after which networks forget them. */
+const KEEP_ALIVE_AFTER_MS = 30_000;
+
 /** Opens a pool; connects lazily. Whoever opens it closes it with `mirror.pool.end()`. */
 export function openMirror(options: MirrorOptions): Mirror {
   const pool = new pg.Pool({
@@ -35,7 +46,10 @@ export function openMirror(options: MirrorOptions): Mirror {
     application_name: 'rollcall',
     // A database that does not answer at all must not hold a webhook open for ever.
     connectionTimeoutMillis: 5_000,
-    statement_timeout: 60_000,
+    statement_timeout: STATEMENT_TIMEOUT_MS,
+    query_timeout: ANSWER_TIMEOUT_MS,
+    keepAlive: true,
+    keepAliveInitialDelayMillis: KEEP_ALIVE_AFTER_MS,
   });
   pool.on('error', options.onError);
   // The pool listens only to its idle connections: one lost between two statements of a transaction
@@ -72,7 +86,7 @@ export async function transaction<T>(
     try {
       return await runOnce(mirror.pool, work);
     } catch (error) {
-      if (attempt === 3 || !CLASHES.has(postgresCode(error) ?? '')) throw error;
+      if (attempt === 3 || !CLASHES.has(findCode(error) ?? '')) throw error;
     }
   }
 }
@@ -98,14 +112,6 @@ async function runOnce<T>(pool: pg.Pool, work: (tx: Executor) => Promise<T>): Pr
   } finally {
     client.release(isBroken);
   }
-}
-
-/** The SQLSTATE of a failed statement, found through drizzle's wrapping; undefined for anything else. */
-export function postgresCode(error: unknown): string | undefined {
-  for (let cause = error; cause instanceof Error; cause = cause.cause) {
-    if ('code' in cause && typeof cause.code === 'string') return cause.code;
-  }
-  return undefined;
 }
 
 /** A `timestamptz` as the fixed-width text that all our instants have; such texts compare as instants do. */

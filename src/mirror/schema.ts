@@ -157,6 +157,10 @@ export function mirrorTables(schemaName: string) {
         .where(sql`state = 'parked'`),
       index('events_received').on(t.receivedAt),
       index('events_user_ids').using('gin', t.userIds),
+      // Only of those that name nobody by id: most carry both, and would pay for nothing.
+      index('events_login_ids')
+        .using('gin', t.loginIds)
+        .where(sql`login_ids <> '{}' and user_ids = '{}'`),
     ],
   );
 
@@ -226,12 +230,17 @@ export function mirrorTables(schemaName: string) {
         .default(sql`clock_timestamp()`),
       provenAt: instant('proven_at'),
       error: text('error'),
+      /** When it first became a gap; kept when it is refilled, null where it never was one. */
+      gapSince: instant('gap_since'),
     },
     (t) => [
       index('sync_windows_run').on(t.runId, t.windowId),
       index('sync_windows_open')
         .on(t.pull, t.fromTime)
         .where(sql`state <> 'proven'`),
+      index('sync_windows_gaps')
+        .on(t.provenAt)
+        .where(sql`gap_since is not null`),
     ],
   );
 
@@ -304,6 +313,9 @@ export function mirrorTables(schemaName: string) {
       lastSweepOutcome: text('last_sweep_outcome'),
       lastProof: instant('last_proof'),
       driftPpm: doublePrecision('drift_ppm'),
+      webhookDelayDay: interval('webhook_delay_day'),
+      gapWindows: jsonb('gap_windows'),
+      lastRuns: jsonb('last_runs'),
     })
     .as(syncStatusQuery({ events, watermarks, syncRuns, syncWindows, deletions }));
 

@@ -1,7 +1,7 @@
 import { describeError, Stopping, WindowUnproven } from '../errors.ts';
+import { parseRecord } from '../inbox/parse.ts';
 import { recordEvents } from '../inbox/record.ts';
 import { transaction, type Mirror } from '../mirror/database.ts';
-import { parseRecord } from '../webhook/parse.ts';
 import {
   AUDIT_RETENTION_MS,
   advanceWindow,
@@ -16,7 +16,7 @@ import { advanceWatermark, coverWindows, readWatermark, whileHoldingPull } from 
 import { sourceNowMs } from './sourceClock.ts';
 
 import type { AuditPage, Call, DescopeClient } from '../descope/types.ts';
-import type { DirectoryEvent } from '../webhook/event.ts';
+import type { DirectoryEvent } from '../inbox/event.ts';
 import type { PullResult } from './modified.ts';
 
 /*

@@ -204,6 +204,7 @@ export async function markGap(
   reason: string,
 ): Promise<void> {
   await db.execute(sql`
-    update ${t.syncWindows} set state = 'gap', error = ${reason}, updated_at = clock_timestamp()
+    update ${t.syncWindows} set state = 'gap', error = ${reason}, updated_at = clock_timestamp(),
+      gap_since = coalesce(gap_since, clock_timestamp())
     where window_id = ${windowId} and state <> 'proven'`);
 }

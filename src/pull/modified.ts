@@ -68,6 +68,22 @@ async function readOn(deps: ModifiedDeps, watermark: number, signal: AbortSignal
   await readWindow(deps, windowId, signal);
 }
 
+/**
+ * Opens a window around the moment of an event that names nobody (epoch ms of Descope's clock). Such a
+ * moment is told to the minute: the window is never narrower.
+ */
+export async function openWindowAround(
+  tx: Executor,
+  deps: Pick<ModifiedDeps, 'mirror' | 'overlapMs'>,
+  aroundMs: number,
+): Promise<void> {
+  const halfMs = Math.max(deps.overlapMs, 60_000);
+  await openModifiedWindow(tx, deps, 'an event that names nobody', {
+    fromMs: aroundMs - halfMs,
+    toMs: aroundMs + halfMs,
+  });
+}
+
 /** Puts a window into the ledger; from then on it is read whatever happens to the queue. */
 export async function openModifiedWindow(
   tx: Executor,

@@ -1,6 +1,5 @@
-import { setTimeout as sleep } from 'node:timers/promises';
-
-import { DescopeThrottled, DescopeUnavailable, Stopping } from '../errors.ts';
+import { pause } from '../abort.ts';
+import { DescopeThrottled, DescopeUnavailable } from '../errors.ts';
 
 import type { Call, DescopeClient } from '../descope/types.ts';
 
@@ -35,13 +34,4 @@ export function createPatientClient(client: DescopeClient, waitsMs = WAITS_MS): 
     searchAudit: (query, call) => patiently(call, () => client.searchAudit(query, call)),
     clockOffsetMs: () => client.clockOffsetMs(),
   };
-}
-
-/** @throws Stopping when the signal aborts the wait */
-export async function pause(ms: number, signal: AbortSignal): Promise<void> {
-  try {
-    await sleep(ms, undefined, { signal });
-  } catch {
-    throw new Stopping();
-  }
 }

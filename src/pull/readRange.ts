@@ -1,8 +1,9 @@
 import { WindowUnproven } from '../errors.ts';
+import { toPresent } from '../observation.ts';
 import { floorSecond, judgePage, timeOf, type Verdict } from './judge.ts';
 
 import type { Call, DescopeClient, TimeField, UserPage, UserQuery } from '../descope/types.ts';
-import type { Instant, Observation } from '../observation.ts';
+import type { Instant, Present } from '../observation.ts';
 
 /** A closed time range to read, in epoch ms of Descope's clock. Without `toMs` it is open towards now. */
 export interface Range {
@@ -13,7 +14,7 @@ export interface Range {
 
 /** A stretch of the range, read and proven complete. */
 export interface ProvenStep {
-  readonly observations: readonly Observation[];
+  readonly observations: readonly Present[];
   /** When the stretch was looked at: the oldest of its answers. */
   readonly observedAt: Instant;
   readonly fromMs: number;
@@ -189,11 +190,11 @@ async function readPages(
   query: UserQuery,
   call: Call,
 ): Promise<{
-  readonly seen: ReadonlyMap<string, Observation>;
+  readonly seen: ReadonlyMap<string, Present>;
   readonly totals: ReadonlySet<number>;
   readonly observedAt: Instant;
 }> {
-  const seen = new Map<string, Observation>();
+  const seen = new Map<string, Present>();
   const totals = new Set<number>();
   let observedAt: Instant | undefined;
   for (let page = 0; ; page++) {
@@ -221,14 +222,7 @@ function isBelieved(total: number, atLeast: number, lowTotal: number | undefined
 type Observed = Pick<ProvenStep, 'observations' | 'observedAt'>;
 
 function observed({ users, observedAt }: UserPage): Observed {
-  const observations = users.map((row): Observation => ({
-    kind: 'present',
-    userId: row.userId,
-    row,
-    observedAt,
-    by: 'page',
-  }));
-  return { observations, observedAt };
+  return { observations: users.map((row) => toPresent(row, observedAt, 'page')), observedAt };
 }
 
 function countFrom(page: UserPage, field: TimeField, timeMs: number): number {

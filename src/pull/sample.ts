@@ -1,5 +1,6 @@
 import { sql } from 'drizzle-orm';
 
+import { whereWanted } from '../apply/wanted.ts';
 import { describeError } from '../errors.ts';
 import { rows, transaction } from '../mirror/database.ts';
 import { finishRun, openRun } from './ledger.ts';
@@ -61,9 +62,8 @@ export async function verifySample(deps: VerifyDeps, signal: AbortSignal): Promi
 }
 
 /** Live users picked at random; they are loaded and compared like suspects. */
-async function readSample({ mirror, includeTestUsers }: VerifyDeps): Promise<string[]> {
-  const { db, t } = mirror;
-  const wanted = includeTestUsers ? sql`true` : sql`not test`;
+async function readSample(deps: VerifyDeps): Promise<string[]> {
+  const { db, t } = deps.mirror;
   // Random ids to start from: ordering everyone at random would read the whole table.
   const found = await rows<{ userId: string }>(
     db,
@@ -76,7 +76,7 @@ async function readSample({ mirror, includeTestUsers }: VerifyDeps): Promise<str
         select low + random() * (high - low) + draw * interval '0' as at) as moment
       cross join lateral (
         select user_id from ${t.users}
-        where created_time >= moment.at and deleted_at is null and ${wanted}
+        where created_time >= moment.at and deleted_at is null and ${whereWanted(deps)}
         order by created_time limit 1) as picked`,
   );
   return found.map((row) => row.userId);
@@ -130,7 +130,6 @@ async function countOurs(
   deps: VerifyDeps,
   range: Range,
 ): Promise<{ readonly least: number; readonly most: number }> {
-  const wanted = deps.includeTestUsers ? sql`true` : sql`not test`;
   const from = range.fromMs / 1000;
   const to = range.toMs / 1000;
   const [row] = await rows<{ least: number; most: number }>(
@@ -139,7 +138,7 @@ async function countOurs(
                count(*) filter (where created_time >= to_timestamp(${from + 1}::float8)
                                   and created_time <= to_timestamp(${to - 1}::float8))::int as least
         from ${deps.mirror.t.users}
-        where deleted_at is null and ${wanted}
+        where deleted_at is null and ${whereWanted(deps)}
           and created_time >= to_timestamp(${from - 2}::float8)
           and created_time <= to_timestamp(${to + 2}::float8)`,
   );

@@ -1,6 +1,8 @@
 import { sql } from 'drizzle-orm';
 
 import { countLive, decideSuspects, settleSuspects } from '../apply/deletions.ts';
+import { lookUp } from '../apply/lookUp.ts';
+import { whereWanted } from '../apply/wanted.ts';
 import { rows, textArray, transaction, type Executor } from '../mirror/database.ts';
 import {
   AUDIT_RETENTION_MS,
@@ -8,10 +10,10 @@ import {
   openRun,
   openWindow,
   unprovenWindows,
+  type Db,
   type Outcome,
 } from './ledger.ts';
 import { beginWatermark, coverBySweep, setWatermark } from './watermark.ts';
-import { lookUp } from '../apply/lookUp.ts';
 import { sourceNowMs } from './sourceClock.ts';
 
 import type { Breaker } from '../apply/deletions.ts';
@@ -64,7 +66,7 @@ export async function advanceSweep(
   const ended = await readOutcome(deps, runId);
   if (ended !== undefined) return { kind: 'finished', outcome: ended };
   const call: Call = { priority: 'sweep', signal };
-  if (!(await isPlanned(deps, runId))) {
+  if (!(await isPlanned(mirror.db, mirror, runId))) {
     const blocked = await plan(deps, runId, call);
     if (blocked !== null) {
       await finishRun(mirror.db, mirror, runId, 'blocked', blocked);
@@ -85,8 +87,7 @@ async function readOutcome(deps: SweepDeps, runId: number): Promise<Outcome | un
   return run?.outcome ?? undefined;
 }
 
-async function isPlanned(deps: SweepDeps, runId: number): Promise<boolean> {
-  const { db, t } = deps.mirror;
+async function isPlanned(db: Executor, { t }: Db, runId: number): Promise<boolean> {
   const found = await rows(db, sql`select 1 from ${t.syncWindows} where run_id = ${runId} limit 1`);
   return found.length > 0;
 }
@@ -108,11 +109,7 @@ async function plan(deps: SweepDeps, runId: number, call: Call): Promise<string 
   await transaction(mirror, async (tx) => {
     await tx.execute(sql`select 1 from ${mirror.t.syncRuns} where run_id = ${runId} for update`);
     // Somebody else may have planned this run while we asked.
-    const planned = await rows(
-      tx,
-      sql`select 1 from ${mirror.t.syncWindows} where run_id = ${runId} limit 1`,
-    );
-    if (planned.length > 0) return;
+    if (await isPlanned(tx, mirror, runId)) return;
     await tx.execute(sql`
       update ${mirror.t.syncRuns}
       set total = ${first.total}, covers_to = to_timestamp(${nowMs / 1000}::float8)
@@ -240,11 +237,10 @@ async function shortOf(deps: SweepDeps, fromMs: number, toMs: number, call: Call
     { field: 'createdTime', ...(fromMs > 0 ? { fromMs } : {}), toMs: endMs - 1, limit: 1 },
     call,
   );
-  const wanted = deps.includeTestUsers ? sql`true` : sql`not test`;
   const [row] = await rows<{ live: string }>(
     mirror.db,
     sql`select count(*) as live from ${mirror.t.users}
-        where deleted_at is null and ${wanted}
+        where deleted_at is null and ${whereWanted(deps)}
           and (created_time between to_timestamp(${fromMs / 1000 - 2}::float8)
                                 and to_timestamp(${endMs / 1000 + 2}::float8)
                or (created_time is null and ${fromMs === 0}))`,

@@ -1,17 +1,18 @@
 import { sql } from 'drizzle-orm';
 
+import { pause } from '../abort.ts';
 import { applyObservations } from '../apply/apply.ts';
 import { changedFields } from '../apply/batch.ts';
 import { deleteVerified, type Breaker } from '../apply/deletions.ts';
 import { lookUp, type Absence } from '../apply/lookUp.ts';
+import { isWanted, whereWanted } from '../apply/wanted.ts';
 import { describeError } from '../errors.ts';
 import { rows, textArray, transaction } from '../mirror/database.ts';
 import { finishRun, openRun } from './ledger.ts';
-import { pause } from './patient.ts';
 import { readRange, type ProvenStep } from './readRange.ts';
 
 import type { Call } from '../descope/types.ts';
-import type { Observation } from '../observation.ts';
+import type { Present } from '../observation.ts';
 import type { PullDeps } from './readWindow.ts';
 
 /*
@@ -116,15 +117,12 @@ async function findSuspects(
 ): Promise<{ userId: string; isBeyond: boolean }[]> {
   const { db, t } = deps.mirror;
   const records = JSON.stringify(
-    step.observations.flatMap((o) =>
-      o.kind === 'present' ? [{ user_id: o.userId, content_hash: o.row.contentHash }] : [],
-    ),
+    step.observations.map((o) => ({ user_id: o.userId, content_hash: o.row.contentHash })),
   );
   const until =
     step.untilMs === null
       ? sql`true`
       : sql`created_time < to_timestamp(${step.untilMs / 1000}::float8)`;
-  const wanted = deps.includeTestUsers ? sql`true` : sql`not test`;
   return rows<{ userId: string; isBeyond: boolean }>(
     db,
     sql`
@@ -135,7 +133,7 @@ async function findSuspects(
       where u.user_id is null or u.content_hash <> told.content_hash
       union
       select user_id, true from ${t.users}
-      where deleted_at is null and ${wanted}
+      where deleted_at is null and ${whereWanted(deps)}
         and created_time >= to_timestamp(${step.fromMs / 1000}::float8) and ${until}
         and user_id not in (select user_id from told)`,
   );
@@ -198,10 +196,6 @@ type Difference = Drift['different'][number];
 /** `raw` as text: JavaScript's numbers would hide a difference beyond 2^53. */
 type Mirrored = ReadonlyMap<string, { contentHash: string; raw: string }>;
 
-function isWanted(deps: PullDeps, observation: Observation): boolean {
-  return deps.includeTestUsers || observation.kind === 'absent' || !observation.row.test;
-}
-
 async function readMirrored(deps: PullDeps, userIds: readonly string[]): Promise<Mirrored> {
   const { db, t } = deps.mirror;
   const found = await rows<{ userId: string; contentHash: string; raw: string }>(
@@ -214,14 +208,12 @@ async function readMirrored(deps: PullDeps, userIds: readonly string[]): Promise
 }
 
 function differences(
-  present: readonly Observation[],
+  present: readonly Present[],
   mirrored: Mirrored,
 ): Pick<Drift, 'missing' | 'different'> {
   const missing: string[] = [];
   const different: Difference[] = [];
-  for (const observation of present) {
-    if (observation.kind === 'absent') continue;
-    const { userId, row } = observation;
+  for (const { userId, row } of present) {
     const known = mirrored.get(userId);
     if (!known) missing.push(userId);
     else if (known.contentHash !== row.contentHash) {
@@ -232,7 +224,7 @@ function differences(
 }
 
 /** Writes what the loads showed: they may also lift a tombstone. Returns how many were written. */
-async function mend(deps: PullDeps, present: readonly Observation[]): Promise<number> {
+async function mend(deps: PullDeps, present: readonly Present[]): Promise<number> {
   const { mirror } = deps;
   const { created, updated, restored } = await transaction(mirror, (tx) =>
     applyObservations(tx, mirror.t, present, 'manual'),

@@ -28,6 +28,8 @@ export interface PresentState {
 /** An event of the inbox that names the user. */
 export interface ToldEvent {
   readonly eventId: string;
+  /** It names nobody by id, only a login id that the user has, or that was asked for. */
+  readonly byLoginId: boolean;
   readonly action: string;
   readonly occurredAt: Instant;
   readonly receivedAt: Instant;
@@ -71,8 +73,10 @@ export interface KnownDeletion {
   readonly evidence: string | null;
 }
 
-/** A window of a sweep that the user's creation falls into. */
+/** A window of a pull that had to show the user: a sweep's by their creation, the modified pull's by their last change. */
 export interface CoveringWindow {
+  /** sweep or modified. */
+  readonly pull: string;
   readonly windowId: number;
   readonly runId: number;
   /** open, proven or gap. */
@@ -84,7 +88,8 @@ export interface CoveringWindow {
 }
 
 export interface Explanation {
-  readonly userId: string;
+  /** Null where all that is known are events of a login id that no user in the mirror has or had. */
+  readonly userId: string | null;
   /** Other users, tombstones as a rule, that had the login id asked for. */
   readonly others: readonly string[];
   /** Null where the mirror has no row. */
@@ -95,7 +100,7 @@ export interface Explanation {
   readonly events: readonly ToldEvent[];
   readonly changes: readonly WrittenChange[];
   readonly deletions: readonly KnownDeletion[];
-  /** The latest, newest first. */
+  /** The latest of each pull, newest first. */
   readonly windows: readonly CoveringWindow[];
   /** There is more than is listed: only the latest of each kind are. */
   readonly truncated: boolean;
@@ -107,41 +112,57 @@ const WINDOWS = 3;
 
 /** Null where nothing at all is known: no row, no event, no change, no deletion. */
 export async function readExplain(mirror: Db, userOrLoginId: string): Promise<Explanation | null> {
-  const [userId = userOrLoginId, ...others] = await resolve(mirror, userOrLoginId);
+  const { userId, loginIds, others } = await resolve(mirror, userOrLoginId);
   const [present, events, changes, deletions] = await Promise.all([
     readPresent(mirror, userId),
-    listEvents(mirror, userId),
+    listEvents(mirror, userId, loginIds),
     listChanges(mirror, userId),
     listDeletions(mirror, userId),
   ]);
-  if (!present && events.length + changes.length + deletions.length === 0) return null;
-  const windows = present?.createdTime ? await listWindows(mirror, present.createdTime) : [];
+  const isNamed = present !== null || events.some((event) => !event.byLoginId);
+  const isKnown = isNamed || changes.length + deletions.length > 0;
+  if (!isKnown && events.length === 0) return null;
+  const windows = await Promise.all([
+    listWindows(mirror, 'modified', present?.modifiedTime ?? null),
+    listWindows(mirror, 'sweep', present?.createdTime ?? null),
+  ]);
   const latest = {
     events: events.slice(0, MOST).reverse(),
     changes: changes.slice(0, MOST).reverse(),
     deletions: deletions.slice(0, MOST).reverse(),
   };
   return {
-    userId,
+    userId: isKnown ? userId : null,
     others,
     present,
     story: toStory(latest),
     ...latest,
-    windows,
+    windows: windows.flat(),
     truncated: [events, changes, deletions].some((found) => found.length > MOST),
   };
 }
 
+/** Whom it is about, by what login ids they may be meant, and who else has or had the one asked for. */
+interface Resolved {
+  readonly userId: string;
+  readonly loginIds: readonly string[];
+  readonly others: readonly string[];
+}
+
 /** The user of that id; else those who have or had the login id, who has it now first. */
-async function resolve({ db, t }: Db, userOrLoginId: string): Promise<string[]> {
-  const found = await rows<{ userId: string; isId: boolean }>(
+async function resolve({ db, t }: Db, userOrLoginId: string): Promise<Resolved> {
+  const found = await rows<{ userId: string; isId: boolean; loginIds: readonly string[] }>(
     db,
-    sql`select user_id as "userId", user_id = ${userOrLoginId} as "isId" from ${t.users}
+    sql`select user_id as "userId", user_id = ${userOrLoginId} as "isId", login_ids as "loginIds"
+        from ${t.users}
         where user_id = ${userOrLoginId} or login_ids @> ${textArray([userOrLoginId])}
         order by 2 desc, deleted_at is not null, observed_at desc limit 20`,
   );
-  const [first] = found;
-  return first?.isId ? [first.userId] : found.map((row) => row.userId);
+  const [first, ...others] = found;
+  // The mirror may never have seen them: events may name them all the same, either way.
+  if (!first) return { userId: userOrLoginId, loginIds: [userOrLoginId], others: [] };
+  if (first.isId) return { ...first, others: [] };
+  return { ...first, others: others.map((row) => row.userId) };
 }
 
 async function readPresent({ db, t }: Db, userId: string): Promise<PresentState | null> {
@@ -158,10 +179,15 @@ async function readPresent({ db, t }: Db, userId: string): Promise<PresentState 
   return row ?? null;
 }
 
-async function listEvents({ db, t }: Db, userId: string): Promise<ToldEvent[]> {
+async function listEvents(
+  { db, t }: Db,
+  userId: string,
+  loginIds: readonly string[],
+): Promise<ToldEvent[]> {
   return rows<ToldEvent>(
     db,
-    sql`select event_id as "eventId", action, ${asInstant(sql`occurred_at`)} as "occurredAt",
+    // One that names somebody by id is about them, whoever had the login id before.
+    sql`select event_id as "eventId", user_ids = '{}' as "byLoginId", action, ${asInstant(sql`occurred_at`)} as "occurredAt",
                ${asInstant(sql`received_at`)} as "receivedAt",
                ${asInstant(sql`webhook_at`)} as "webhookAt",
                ${asInstant(sql`audit_at`)} as "auditAt",
@@ -169,6 +195,7 @@ async function listEvents({ db, t }: Db, userId: string): Promise<ToldEvent[]> {
                ${asInstant(sql`applied_at`)} as "appliedAt", state, attempts, looks,
                ${asInstant(sql`due_at`)} as "dueAt", outcome, error
         from ${t.events} where user_ids @> ${textArray([userId])}
+          or (user_ids = '{}' and login_ids <> '{}' and login_ids && ${textArray(loginIds)})
         order by received_at desc, seq desc limit ${MOST + 1}`,
   );
 }
@@ -194,14 +221,19 @@ async function listDeletions({ db, t }: Db, userId: string): Promise<KnownDeleti
   );
 }
 
-async function listWindows({ db, t }: Db, createdTime: Instant): Promise<CoveringWindow[]> {
+async function listWindows(
+  { db, t }: Db,
+  pull: 'sweep' | 'modified',
+  time: Instant | null,
+): Promise<CoveringWindow[]> {
+  if (time === null) return [];
   return rows<CoveringWindow>(
     db,
-    sql`select window_id::int as "windowId", run_id::int as "runId", state,
+    sql`select w.pull, window_id::int as "windowId", run_id::int as "runId", state,
                ${asInstant(sql`proven_at`)} as "provenAt", outcome, w.error
         from ${t.syncWindows} w join ${t.syncRuns} r using (run_id)
-        where w.pull = 'sweep' and from_time <= ${createdTime}::timestamptz
-          and coalesce(to_time, covers_to, 'infinity') >= ${createdTime}::timestamptz
+        where w.pull = ${pull} and from_time <= ${time}::timestamptz
+          and coalesce(to_time, covers_to, 'infinity') >= ${time}::timestamptz
         order by window_id desc limit ${WINDOWS}`,
   );
 }

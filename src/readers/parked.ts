@@ -12,7 +12,7 @@ export interface ParkedReason {
   readonly lastReceivedAt: Instant;
 }
 
-/** Why events were given up, the most frequent reasons first. */
+/** Why events were given up, the newest reason first. */
 export async function listParkedReasons(
   { db, t }: Pick<Mirror, 'db' | 't'>,
   most: number,
@@ -23,6 +23,6 @@ export async function listParkedReasons(
                ${asInstant(sql`min(received_at)`)} as "firstReceivedAt",
                ${asInstant(sql`max(received_at)`)} as "lastReceivedAt"
         from ${t.events} where state = 'parked'
-        group by 1 order by 2 desc, 1 limit ${most}`,
+        group by 1 order by max(due_at) desc, 1 limit ${most}`,
   );
 }

@@ -1,77 +1,154 @@
 import { sql } from 'drizzle-orm';
 
 import { rows, type Mirror } from '../mirror/database.ts';
+import { describeAge } from './age.ts';
 
 import type {
   BudgetView,
   EventsView,
+  GapView,
+  LastRunView,
   LastSweepView,
   QueueView,
   RecentChange,
   StatusView,
   SweepView,
+  UsersView,
   WatermarkView,
 } from './statusView.ts';
 
 type Db = Pick<Mirror, 'db' | 't'>;
 
+/** Reads where the mirror stands; the queues' counts come from the function given, if any. */
+export type StatusReader = (queues?: () => Promise<readonly QueueView[]>) => Promise<StatusView>;
+
 /** How old the newest proof may be before the mirror counts as behind: two ticks of a pull, and a bit. */
 const BEHIND_SECONDS = 180;
+/** With millions of users a count takes a second of Postgres, and pages and scrapers ask all the time. */
+const COUNTS_MS = 15_000;
 
-/** Where the mirror stands, from Postgres alone: right also while no worker runs. */
-export async function readStatus(
-  mirror: Db,
-  queues: () => Promise<readonly QueueView[]>,
-): Promise<StatusView> {
-  const [summary, users, watermarks, sweep, lastSweep, events, budget, lastError] =
-    await Promise.all([
-      readSummary(mirror),
-      readUsers(mirror),
-      readWatermarks(mirror),
-      readSweep(mirror),
-      readLastSweep(mirror),
-      readEvents(mirror),
-      readBudgets(mirror),
-      readLastError(mirror),
-    ]);
-  const { asOf, lagSeconds, gaps, heldDeletions, lossRate, lastProof, driftPpm } = summary;
-  return {
-    asOf,
-    ...judge(lagSeconds, sweep, lastSweep, users.live),
-    users,
-    watermarks,
-    gaps,
-    sweep,
-    events: { ...events, lossRate },
-    queues: await queues().catch(() => []),
-    heldDeletions,
-    budget,
-    lastSweep,
-    lastProof,
-    driftPpm,
-    lastError,
+/**
+ * Where the mirror stands, from Postgres alone: right also while no worker runs. What takes reading
+ * much of a table is read once in 15 s, however many ask, so a process makes one reader for all.
+ */
+export function createStatusReader(mirror: Db, nowMs = () => performance.now()): StatusReader {
+  const readCounts = atMostEvery(COUNTS_MS, nowMs, () => countMuch(mirror));
+  return async (queues = () => Promise.resolve([])) => {
+    const [counts, summary, watermarks, sweep, lastSweep, events, budget, lastError] =
+      await Promise.all([
+        readCounts(),
+        readSummary(mirror),
+        readWatermarks(mirror),
+        readSweep(mirror),
+        readLastSweep(mirror),
+        readEvents(mirror),
+        readBudgets(mirror),
+        readLastError(mirror),
+      ]);
+    const { lagSeconds, lossRate, webhookDelaySeconds, lastRuns, ...rest } = summary;
+    const { lossRateDay, webhookDelayDaySeconds, live, tombstones } = counts.value;
+    return {
+      ...rest,
+      ...judge(lagSeconds, sweep, lastSweep, live),
+      users: { live, tombstones, ageSeconds: counts.ageMs / 1000 },
+      watermarks,
+      lastRuns: Object.entries(lastRuns)
+        .map(([pull, { run_id: runId, ...run }]) => ({ pull, runId, ...run }))
+        .sort((a, b) => (a.pull < b.pull ? -1 : 1)),
+      sweep,
+      events: { ...events, lossRate, lossRateDay, webhookDelaySeconds, webhookDelayDaySeconds },
+      queues: await queues().catch(() => []),
+      budget,
+      lastSweep,
+      lastError,
+    };
+  };
+}
+
+/** Shares one reading among all who ask while it is under way, or within `everyMs` of its start. */
+function atMostEvery<T>(everyMs: number, nowMs: () => number, read: () => Promise<T>) {
+  let last: { readonly startedMs: number; readonly value: Promise<T>; isOver: boolean } | undefined;
+  return async (): Promise<{ value: T; ageMs: number }> => {
+    if (last === undefined || (last.isOver && nowMs() - last.startedMs >= everyMs)) {
+      const mine = { startedMs: nowMs(), value: read(), isOver: false };
+      last = mine;
+      mine.value.then(
+        () => {
+          mine.isOver = true;
+        },
+        () => {
+          // A failure is told to those who waited for it, and kept for nobody else.
+          last = undefined;
+        },
+      );
+    }
+    const { startedMs, value } = last;
+    return { value: await value, ageMs: nowMs() - startedMs };
   };
 }
 
 /** The view that applications read too. */
 interface Summary extends Pick<
   StatusView,
-  'asOf' | 'gaps' | 'heldDeletions' | 'lastProof' | 'driftPpm'
+  | 'asOf'
+  | 'gaps'
+  | 'gapsRefilledLastDay'
+  | 'heldDeletions'
+  | 'lastProof'
+  | 'lastProofAgeSeconds'
+  | 'driftPpm'
+  | 'driftRemains'
 > {
   readonly lagSeconds: number | null;
   readonly lossRate: number | null;
+  readonly webhookDelaySeconds: number | null;
+  readonly gapWindows: readonly GapView[];
+  readonly lastRuns: Readonly<
+    Record<string, Omit<LastRunView, 'pull' | 'runId'> & { readonly run_id: number }>
+  >;
 }
 
 async function readSummary({ db, t }: Db): Promise<Summary> {
   const [row] = await rows<Summary>(
     db,
     sql`select as_of as "asOf", extract(epoch from lag)::float8 as "lagSeconds", gaps::int,
+               gap_windows as "gapWindows", last_runs as "lastRuns",
+               (select count(*)::int from ${t.syncWindows}
+                where gap_since is not null and proven_at > statement_timestamp() - interval '1 day')
+                 as "gapsRefilledLastDay",
                held_deletions::int as "heldDeletions", loss_rate as "lossRate",
-               last_proof as "lastProof", drift_ppm as "driftPpm"
+               extract(epoch from webhook_delay)::float8 as "webhookDelaySeconds",
+               last_proof as "lastProof",
+               extract(epoch from clock_timestamp() - last_proof)::float8 as "lastProofAgeSeconds",
+               drift_ppm as "driftPpm",
+               coalesce((select outcome = 'partial' from ${t.syncRuns}
+                         where pull in ('sweep', 'verify') and outcome in ('complete', 'partial')
+                         order by run_id desc limit 1), false) as "driftRemains"
         from ${t.syncStatus}`,
   );
   if (!row) throw new Error('sync_status has no row');
   return row;
+}
+
+type Counts = Pick<UsersView, 'live' | 'tombstones'> &
+  Pick<EventsView, 'lossRateDay' | 'webhookDelayDaySeconds'>;
+
+/**
+ * Both user counts are over an index alone, whole and partial; a count of the live ones would read the
+ * table. One statement: the difference is of one moment.
+ */
+async function countMuch({ db, t }: Db): Promise<Counts> {
+  const [row] = await rows<Counts & { readonly users: number }>(
+    db,
+    sql`select (select count(*) from ${t.users})::int as users,
+               (select count(*) from ${t.users} where deleted_at is not null)::int as tombstones,
+               loss_rate_day as "lossRateDay",
+               extract(epoch from webhook_delay_day)::float8 as "webhookDelayDaySeconds"
+        from ${t.syncStatus}`,
+  );
+  if (!row) throw new Error('sync_status has no row');
+  const { users, ...counts } = row;
+  return { ...counts, live: users - counts.tombstones };
 }
 
 function judge(
@@ -88,27 +165,13 @@ function judge(
   }
   if (lagSeconds === null) {
     const of = sweep?.total == null ? '' : ` of ${sweep.total}`;
-    return { state: 'filling', sentence: `Filling: ${live}${of} users so far` };
+    // The sweep's own count is of now, the other may be old.
+    return { state: 'filling', sentence: `Filling: ${sweep?.rowsRead ?? live}${of} users so far` };
   }
-  const lag = Math.max(0, Math.round(lagSeconds));
-  return lag > BEHIND_SECONDS
-    ? { state: 'behind', sentence: `Behind: complete as of ${describeAge(lag)} ago` }
-    : { state: 'complete', sentence: `Complete as of ${describeAge(lag)} ago` };
-}
-
-function describeAge(seconds: number): string {
-  if (seconds < 120) return `${seconds} s`;
-  if (seconds < 7_200) return `${Math.round(seconds / 60)} min`;
-  return `${Math.round(seconds / 3_600)} h`;
-}
-
-async function readUsers({ db, t }: Db): Promise<StatusView['users']> {
-  const [row] = await rows<{ live: number; tombstones: number }>(
-    db,
-    sql`select count(*) filter (where deleted_at is null)::int as live,
-               count(deleted_at)::int as tombstones from ${t.users}`,
-  );
-  return row ?? { live: 0, tombstones: 0 };
+  const lag = describeAge(lagSeconds);
+  return Math.round(lagSeconds) > BEHIND_SECONDS
+    ? { state: 'behind', sentence: `Behind: complete as of ${lag} ago` }
+    : { state: 'complete', sentence: `Complete as of ${lag} ago` };
 }
 
 async function readWatermarks({ db, t }: Db): Promise<WatermarkView[]> {
@@ -145,26 +208,36 @@ async function readLastSweep({ db, t }: Db): Promise<LastSweepView | null> {
   return row ?? null;
 }
 
-async function readEvents({ db, t }: Db): Promise<Omit<EventsView, 'lossRate'>> {
-  const [row] = await rows<Omit<EventsView, 'lossRate'>>(
+type CountedEvents = Pick<
+  EventsView,
+  'pending' | 'parked' | 'parkedReason' | 'appliedLastHour' | 'receivedLastHour'
+>;
+
+/** One question an index, and of a time that stands still: asked otherwise, Postgres would read all events. */
+async function readEvents({ db, t }: Db): Promise<CountedEvents> {
+  const [row] = await rows<CountedEvents>(
     db,
-    sql`select count(*) filter (where state = 'pending')::int as pending,
-               count(*) filter (where state = 'parked')::int as parked,
+    sql`select (select count(*) from ${t.events} where state = 'pending')::int as pending,
+               (select count(*) from ${t.events} where state = 'parked')::int as parked,
+               -- All were put off for as long when they were parked: who is due last came last.
+               (select coalesce(error, 'no reason told') from ${t.events} where state = 'parked'
+                order by due_at desc limit 1) as "parkedReason",
                count(*) filter (where applied_at > clock_timestamp() - interval '1 hour')::int
                  as "appliedLastHour",
-               count(*) filter (where received_at > clock_timestamp() - interval '1 hour')::int
-                 as "receivedLastHour"
-        from ${t.events}
-        where received_at > clock_timestamp() - interval '1 hour' or state in ('pending', 'parked')`,
+               count(*)::int as "receivedLastHour"
+        from ${t.events} where received_at > statement_timestamp() - interval '1 hour'`,
   );
-  return row ?? { pending: 0, parked: 0, appliedLastHour: 0, receivedLastHour: 0 };
+  if (!row) throw new Error('events were not counted');
+  return row;
 }
 
 async function readBudgets({ db, t }: Db): Promise<BudgetView[]> {
   return rows<BudgetView>(
     db,
     sql`select name, granted::int, throttled::int,
-               case when silent_until > clock_timestamp() then silent_until end as "silentUntil"
+               case when silent_until > clock_timestamp() then silent_until end as "silentUntil",
+               greatest(0, coalesce(extract(epoch from silent_until - clock_timestamp()), 0))::float8
+                 as "silentSeconds"
         from ${t.budgets} order by name`,
   );
 }

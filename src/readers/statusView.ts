@@ -34,13 +34,51 @@ export interface LastSweepView {
   readonly requests: number;
 }
 
+/** A window that is not proven complete and was given up for the moment; it is read again unasked. */
+export interface GapView {
+  readonly pull: string;
+  readonly from: string;
+  /** Null: open towards now. */
+  readonly to: string | null;
+  /** When it first became a gap. */
+  readonly since: string;
+  readonly reason: string | null;
+}
+
+/** How the last run of a pull ended. */
+export interface LastRunView {
+  readonly pull: string;
+  readonly runId: number;
+  /** complete, partial or blocked. */
+  readonly outcome: string;
+  readonly at: string;
+  /** Why it is not complete; null where it is, or where the run itself does not say. */
+  readonly reason: string | null;
+}
+
+/** Users of the mirror. Counting takes a while with millions, so they may be up to 15 s old. */
+export interface UsersView {
+  readonly live: number;
+  readonly tombstones: number;
+  /** How long ago they were counted. */
+  readonly ageSeconds: number;
+}
+
 export interface EventsView {
   readonly pending: number;
   readonly parked: number;
+  /** Why the newest of the parked was given up; null where none is. */
+  readonly parkedReason: string | null;
   readonly appliedLastHour: number;
   readonly receivedLastHour: number;
   /** Share of events the audit pull found that no webhook brought, 0 to 1; null where not yet known. */
   readonly lossRate: number | null;
+  /** The same over a day; up to 15 s old. */
+  readonly lossRateDay: number | null;
+  /** From an event to its first delivery, the median of the last hour; null where none came. */
+  readonly webhookDelaySeconds: number | null;
+  /** The same over a day; up to 15 s old. */
+  readonly webhookDelayDaySeconds: number | null;
 }
 
 export interface QueueView {
@@ -59,6 +97,8 @@ export interface BudgetView {
   readonly throttled: number;
   /** Nothing is sent before this; null where not silent. */
   readonly silentUntil: string | null;
+  /** How long that is from now; 0 where not silent. */
+  readonly silentSeconds: number;
 }
 
 /** The demo's own comparison with its simulated directory. */
@@ -74,9 +114,15 @@ export interface StatusView {
   /** One sentence for a person: "Complete as of 12 s ago". */
   readonly sentence: string;
   readonly state: StatusState;
-  readonly users: { readonly live: number; readonly tombstones: number };
+  readonly users: UsersView;
   readonly watermarks: readonly WatermarkView[];
   readonly gaps: number;
+  /** The oldest of them, 20 at most. */
+  readonly gapWindows: readonly GapView[];
+  /** Windows that were gaps once and were proven in the last day. */
+  readonly gapsRefilledLastDay: number;
+  /** Of each pull that has ended a run, by name. */
+  readonly lastRuns: readonly LastRunView[];
   readonly sweep: SweepView | null;
   readonly events: EventsView;
   readonly queues: readonly QueueView[];
@@ -85,8 +131,11 @@ export interface StatusView {
   readonly lastSweep: LastSweepView | null;
   /** When the whole mirror was last proven, by a complete sweep or a verification; null: never. */
   readonly lastProof: string | null;
+  readonly lastProofAgeSeconds: number | null;
   /** Users that differed at the last verification, in parts per million; null: none has run. */
   readonly driftPpm: number | null;
+  /** Whether the latest comparison that could be made, a sweep's or a verification's, left differences. */
+  readonly driftRemains: boolean;
   readonly lastError: { readonly at: string; readonly message: string } | null;
   readonly demo?: DemoView;
 }

@@ -1,3 +1,5 @@
+import { describeAge } from './age.ts';
+
 import type { Instant } from '../observation.ts';
 import type { Explanation, KnownDeletion, ToldEvent, WrittenChange } from './explain.ts';
 
@@ -31,16 +33,17 @@ const shortId = (eventId: string) => eventId.slice(0, 8);
 
 function tellEvent(event: ToldEvent): StoryLine[] {
   const name = `${event.action} (event ${shortId(event.eventId)})`;
+  const named = event.byLoginId ? ', naming a login id only' : '';
   const witnesses = [
-    ['webhook', event.webhookAt],
-    ['audit', event.auditAt],
-    ['archive', event.archiveAt],
+    ['webhook', event.webhookAt, ''],
+    ['audit', event.auditAt, event.webhookAt === null ? ', no webhook brought it so far' : ''],
+    ['archive', event.archiveAt, ''],
   ] as const;
-  const lines: StoryLine[] = witnesses.flatMap(([witness, at]) =>
-    at === null
-      ? []
-      : [{ at, about: 'event', text: `${name} told by ${witness}, of ${event.occurredAt}` }],
-  );
+  const lines: StoryLine[] = witnesses.flatMap(([witness, at, but]) => {
+    if (at === null) return [];
+    const told = `told by ${witness} ${describeDelay(event.occurredAt, at)}`;
+    return [{ at, about: 'event', text: `${name} ${told}${named}${but}` }];
+  });
   const looks = event.looks > 1 ? ` after ${event.looks} looks` : '';
   if (event.appliedAt !== null) {
     const text = `${name} applied${looks}: ${event.outcome ?? 'done'}`;
@@ -49,6 +52,13 @@ function tellEvent(event: ToldEvent): StoryLine[] {
   const now = tellWaiting(event);
   if (now !== null) lines.push({ at: null, about: 'event', text: `${name} ${now}` });
   return lines;
+}
+
+/** How long after its moment an event was told of. The two clocks differ: a little before it is at once. */
+function describeDelay(occurredAt: Instant, toldAt: Instant): string {
+  const seconds = (Date.parse(toldAt) - Date.parse(occurredAt)) / 1000;
+  const late = seconds < 10 ? `${Math.max(0, seconds).toFixed(1)} s` : describeAge(seconds);
+  return `${late} after ${occurredAt}`;
 }
 
 function tellWaiting({ state, attempts, error, outcome, dueAt }: ToldEvent): string | null {
@@ -94,8 +104,11 @@ function tellDeletion(deletion: KnownDeletion): StoryLine[] {
     runId === null
       ? `nominated: reported by ${witness}`
       : `nominated: not found by run ${runId}, a ${pull ?? witness}`;
-  const lines = [told(nominatedAt, found)];
-  if (verifiedAt !== null) lines.push(told(verifiedAt, 'verified: a load by id says gone'));
+  // What events report is looked at first: the deletion is entered with its proof.
+  const isProven = verifiedAt !== null && verifiedAt <= nominatedAt;
+  const proof = 'verified: a load by id says gone';
+  const lines = [told(nominatedAt, isProven ? `${found}, ${proof} at ${verifiedAt}` : found)];
+  if (verifiedAt !== null && !isProven) lines.push(told(verifiedAt, proof));
   if (decidedAt !== null) lines.push(told(decidedAt, `${DECISIONS[state] ?? state}${why}`));
   else lines.push(told(null, `${WAITS[state] ?? state}${why}`));
   return lines;

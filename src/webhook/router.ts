@@ -1,7 +1,8 @@
 import express, { Router, type NextFunction, type Request, type Response } from 'express';
 
+import { parseDelivery, UnreadableDelivery } from '../inbox/parse.ts';
+import { within } from '../within.ts';
 import { authenticate, type WebhookAuthentication } from './authenticate.ts';
-import { parseDelivery, UnreadableDelivery } from './parse.ts';
 
 import type { Inbox, Recorded } from '../inbox/record.ts';
 
@@ -56,25 +57,18 @@ function toRefusal(error: unknown): Refusal {
   return { status: 503, message: 'events cannot be stored at the moment', error };
 }
 
+type Told = Pick<DeliveryOutcome, 'queued' | 'error'>;
+
 /** Tells the queue; its failure or slowness only delays the work until the recovery tick finds it. */
-async function tellQueue(
-  deps: WebhookDeps,
-  eventIds: readonly string[],
-): Promise<Pick<DeliveryOutcome, 'queued' | 'error'>> {
+async function tellQueue(deps: WebhookDeps, eventIds: readonly string[]): Promise<Told> {
   if (eventIds.length === 0) return { queued: 'none' };
-  let timer: NodeJS.Timeout | undefined;
-  const late = new Promise<{ queued: 'late' }>((resolve) => {
-    timer = setTimeout(resolve, deps.enqueueDeadlineMs ?? 1_000, { queued: 'late' });
-  });
   const told = Promise.resolve()
     .then(() => deps.enqueue(eventIds))
     .then(
-      () => ({ queued: 'yes' }) as const,
-      (error: unknown) => ({ queued: 'failed', error }) as const,
+      () => ({ queued: 'yes' as const }),
+      (error: unknown) => ({ queued: 'failed' as const, error }),
     );
-  const outcome = await Promise.race([told, late]);
-  clearTimeout(timer);
-  return outcome;
+  return within<Told>(deps.enqueueDeadlineMs ?? 1_000, told, () => ({ queued: 'late' }));
 }
 
 function toCounts(recorded: Recorded, ignoredByParser: number) {

@@ -4,7 +4,7 @@ import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 
 import { applyObservations } from '../../src/apply/apply.ts';
 import { winner } from '../../src/apply/ordering.ts';
-import { parseJson } from '../../src/descope/json.ts';
+import { parseJson } from '../../src/json.ts';
 import { toUserRow } from '../../src/descope/users.ts';
 import { asInstant, rows, transaction } from '../../src/mirror/database.ts';
 import { createTestDatabase, type TestDatabase } from '../support/database.ts';
@@ -225,7 +225,7 @@ describe('whatever the order in which observations arrive', () => {
     await apply(present('U1', 1));
     await apply(absent('U1', 3));
     await apply(absent('U1', 5));
-    expect(await apply(present('U1', 4))).toMatchObject({ restored: [], stale: 1 });
+    expect(await apply(present('U1', 4))).toMatchObject({ restored: [], stale: ['U1'] });
     expect(await readMirror()).toMatchObject([{ gone: true, observedAt: at(5) }]);
   });
 });
@@ -268,7 +268,7 @@ describe('a race between two writers', () => {
     await apply(present('U1', 1, content(1)));
     await race(present('U1', 5, content(2)), present('U1', 3, content(2)));
     expect(await readMirror()).toMatchObject([{ observedAt: at(5) }]);
-    expect(await apply(present('U1', 4, content(1)))).toMatchObject({ stale: 1 });
+    expect(await apply(present('U1', 4, content(1)))).toMatchObject({ stale: ['U1'] });
   });
 
   it('inserts a user once', async () => {
@@ -309,7 +309,11 @@ describe('a tombstone', () => {
 
   it('is written of a user never seen, so that what was seen earlier comes too late', async () => {
     expect(await apply(absent('U1', 5))).toMatchObject({ deleted: [] });
-    expect(await apply(present('U1', 4))).toMatchObject({ created: [], restored: [], stale: 1 });
+    expect(await apply(present('U1', 4))).toMatchObject({
+      created: [],
+      restored: [],
+      stale: ['U1'],
+    });
     expect(await readMirror()).toMatchObject([{ gone: true, observedAt: at(5) }]);
     expect(await readChanges()).toEqual([]);
   });
@@ -322,7 +326,7 @@ describe('what is not news', () => {
     await apply(present('U1', 1, { name: 'A' }, 'page'));
     const before = await version();
     expect(await apply(present('U1', 2, { name: 'A' }, 'page'))).toMatchObject({ unchanged: 1 });
-    expect(await apply(present('U1', 0, { name: 'B' }, 'page'))).toMatchObject({ stale: 1 });
+    expect(await apply(present('U1', 0, { name: 'B' }, 'page'))).toMatchObject({ stale: ['U1'] });
     expect(await version()).toEqual(before);
     expect(await readChanges()).toHaveLength(1);
   });

@@ -6,9 +6,9 @@ import * as deletions from '../../src/commands/deletions.ts';
 import * as sync from '../../src/commands/sync.ts';
 import { DescopeUnauthorised, UsageError } from '../../src/errors.ts';
 import { recordEvents } from '../../src/inbox/record.ts';
-import { parseRecord } from '../../src/webhook/parse.ts';
+import { parseRecord } from '../../src/inbox/parse.ts';
 import { startProcess } from '../support/process.ts';
-import { createScene, type Scene } from '../support/world.ts';
+import { createScene, realUserIds, type Scene } from '../support/world.ts';
 import { runCommand, textOf, withoutCredentials } from './context.ts';
 
 let scene: Scene | undefined;
@@ -25,14 +25,10 @@ async function held(gone: number, users = 300): Promise<{ s: Scene; ids: string[
   });
   scene = s;
   expect((await runCommand(backfill, s)).exitCode).toBe(0);
-  const ids = realUsers(s).slice(0, gone).sort();
+  const ids = realUserIds(s).slice(0, gone).sort();
   s.simulator.directory.deleteMany(ids, { event: false });
   expect((await runCommand(backfill, s)).exitCode).toBe(3);
   return { s, ids };
-}
-
-function realUsers(s: Scene): string[] {
-  return [...s.simulator.directory.users()].filter((u) => !u.test).map((u) => u.userId);
 }
 
 async function states(s: Scene): Promise<Record<string, number>> {
@@ -95,7 +91,7 @@ describe('rollcall deletions', () => {
 
   it('keeps an approved user who is there after all, as a load by id shows them (G4)', async () => {
     const { s } = await held(6);
-    const [there = ''] = realUsers(s);
+    const [there = ''] = realUserIds(s);
     s.simulator.directory.modifyUser(there, { givenName: 'Still Here' }, { event: false });
     const { t, db } = s.database.mirror;
     await db.execute(sql`
@@ -153,7 +149,7 @@ describe('rollcall deletions', () => {
       update ${t.deletions}
       set run_id = null, witness = 'webhook', nominated_at = clock_timestamp() - interval '2 hours'`);
     await runCommand(deletions, s, { action: 'approve', ids });
-    const [next = ''] = realUsers(s);
+    const [next = ''] = realUserIds(s);
     s.simulator.directory.deleteUser(next, { event: false });
     const record = { action: 'UserDeleted', userId: next, occurred: Date.now() };
     const event = parseRecord(record, Date.now());

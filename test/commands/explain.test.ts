@@ -8,9 +8,10 @@ import * as sync from '../../src/commands/sync.ts';
 import { recordEvents } from '../../src/inbox/record.ts';
 import { readExplain, type Explanation } from '../../src/readers/explain.ts';
 import { toStory } from '../../src/readers/story.ts';
-import { parseRecord } from '../../src/webhook/parse.ts';
+import { parseRecord } from '../../src/inbox/parse.ts';
+import { eventually } from '../support/eventually.ts';
 import { startProcess } from '../support/process.ts';
-import { createScene, createWorld, type Scene, type World } from '../support/world.ts';
+import { createScene, createWorld, realUserIds, type Scene, type World } from '../support/world.ts';
 import { runCommand, textOf, withoutCredentials } from './context.ts';
 
 import type { EventWitness } from '../../src/inbox/record.ts';
@@ -29,10 +30,6 @@ async function begin(users: number, env: Record<string, string> = {}): Promise<S
   scene = s;
   expect((await runCommand(backfill, s)).exitCode).toBe(0);
   return s;
-}
-
-function realUsers(s: Scene): string[] {
-  return [...s.simulator.directory.users()].filter((u) => !u.test).map((u) => u.userId);
 }
 
 async function record(s: Scene, witness: EventWitness, action: string, userIds: string[]) {
@@ -54,7 +51,7 @@ const textsOf = ({ story }: Explanation) => story.map(({ text }) => text);
 describe('readExplain', () => {
   it("tells a user's story in order of time, by witness, without a value", async () => {
     const s = await begin(40);
-    const [userId = '', other = ''] = realUsers(s);
+    const [userId = '', other = ''] = realUserIds(s);
     s.simulator.directory.modifyUser(
       userId,
       { givenName: 'Grace', phone: '+15550109' },
@@ -68,10 +65,12 @@ describe('readExplain', () => {
     expect(textsOf(found)).toEqual([
       expect.stringMatching(/^created by sweep, as observed at /),
       expect.stringMatching(
-        /^UsersModified \(event [0-9a-f]{8}\) told by webhook, of 2026-06-08T20:18:25.871000Z$/,
+        /^UsersModified \(event [0-9a-f]{8}\) told by webhook \d+ days after 2026-06-08T20:18:25.871000Z$/,
       ),
       expect.stringMatching(/^updated by (modified|webhook), as observed at .*: givenName, phone$/),
-      expect.stringMatching(/^UsersModified .* applied: 2 present$/),
+      expect.stringMatching(
+        /^UsersModified .* applied: 2 present, read at \S+Z: (1 updated; 1|2) unchanged$/,
+      ),
       expect.stringMatching(/^UsersModified .* told by audit/),
     ]);
     const times = found.story.map(({ at }) => at);
@@ -92,7 +91,7 @@ describe('readExplain', () => {
 
   it('tells how a deletion was found, held, and decided', async () => {
     const s = await begin(60, { BREAKER_MAX_COUNT: '5' });
-    const gone = realUsers(s).slice(0, 6);
+    const gone = realUserIds(s).slice(0, 6);
     const [approved = '', rejected = ''] = gone;
     s.simulator.directory.deleteMany(gone, { event: false });
     await runCommand(backfill, s);
@@ -120,7 +119,7 @@ describe('readExplain', () => {
 
   it('finds users by login id: who has it now first, who had it besides', async () => {
     const s = await begin(10);
-    const [userId = ''] = realUsers(s);
+    const [userId = ''] = realUserIds(s);
     const [loginId = ''] = s.simulator.directory.answer(userId)?.loginIds ?? [];
     const heir = s.simulator.directory.recreateUser(userId, { event: false });
     expect((await runCommand(backfill, s)).exitCode).toBe(0);
@@ -131,6 +130,112 @@ describe('readExplain', () => {
     expect(textOf(text)).not.toContain(loginId);
     // An id is an id, even where it could be somebody's login id.
     expect(await explained(s, userId)).toMatchObject({ userId, others: [] });
+  });
+
+  it('finds events that name the user by login id only, and says so', async () => {
+    const s = await begin(10);
+    const [userId = '', other = ''] = realUserIds(s);
+    const loginIds = s.simulator.directory.answer(userId)?.loginIds ?? [];
+    const theirs = s.simulator.directory.answer(other)?.loginIds ?? [];
+    const { db, t } = s.database.mirror;
+    const nowMs = Date.now();
+    for (const fields of [
+      { loginIds },
+      // These are about somebody else: by their login id, or by the id that comes with ours.
+      { loginIds: theirs },
+      { userId: other, loginIds },
+    ]) {
+      const event = parseRecord({ action: 'UserModified', occurred: nowMs, ...fields }, nowMs);
+      if (!event) throw new Error('not an event');
+      await recordEvents(db, t, [event], 'webhook', { archiveAll: false });
+    }
+    expect((await runCommand(sync, s)).exitCode).toBe(0);
+
+    for (const asked of [userId, ...loginIds]) {
+      const found = await explained(s, asked);
+      expect(found).toMatchObject({ userId, events: [{ byLoginId: true, state: 'applied' }] });
+      expect(textsOf(found).slice(1)).toEqual([
+        expect.stringMatching(/^UserModified .* told by webhook .*, naming a login id only$/),
+        expect.stringMatching(/^UserModified .* applied: 1 present, read at \S+Z: unchanged$/),
+      ]);
+      await s.assertPrivate(JSON.stringify(found));
+    }
+  });
+
+  it('knows a login id that only events name, without repeating it', async () => {
+    const s = await begin(1);
+    const { db, t } = s.database.mirror;
+    const nowMs = Date.now();
+    const loginId = 'nobody-yet@example.com';
+    const record = { action: 'UserCreated', loginIds: [loginId], occurred: nowMs };
+    const event = parseRecord(record, nowMs);
+    if (!event) throw new Error('not an event');
+    await recordEvents(db, t, [event], 'audit', { archiveAll: false });
+    expect(await explained(s, loginId)).toMatchObject({ userId: null, present: null });
+    const text = await runCommand(explain, s, { user: loginId });
+    expect(text.exitCode).toBe(0);
+    expect(text.stdout[0]).toBe('a login id that no user in the mirror has or had');
+    expect(textOf(text)).toMatch(
+      /told by audit .*naming a login id only, no webhook brought it so far/,
+    );
+    expect(textOf(text)).not.toContain(loginId);
+  });
+
+  it('tells what was written and what not, and by which rule', async () => {
+    const s = await begin(60, { BREAKER_MAX_COUNT: '5' });
+    const users = [...s.simulator.directory.users()];
+    const testUser = users.find((user) => user.test)?.userId ?? '';
+    const [userId = '', ...others] = realUserIds(s);
+    const outcomeOf = async (action: string, userIds: string[]) => {
+      await record(s, 'webhook', action, userIds);
+      await runCommand(sync, s);
+      const { events } = await explained(s, userIds[0] ?? '');
+      return events.find((event) => event.action === action)?.outcome;
+    };
+    const read = String.raw`, read at \d{4}-\S+Z`;
+    expect(await outcomeOf('UserModified', [userId])).toMatch(
+      RegExp(`^1 present${read}: unchanged$`),
+    );
+    expect(await outcomeOf('UserModified', [testUser])).toMatch(
+      RegExp(`^1 present${read}: left out, a test user$`),
+    );
+    s.simulator.directory.deleteUser(userId, { event: false });
+    expect(await outcomeOf('UserDeleted', [userId])).toMatch(
+      RegExp(`^1 absent${read}: tombstoned$`),
+    );
+    expect(await outcomeOf('UsersDeleted', [userId])).toMatch(
+      RegExp(`^1 absent${read}: gone already$`),
+    );
+    const many = others.slice(0, 6);
+    s.simulator.directory.deleteMany(many, { event: false });
+    expect(await outcomeOf('UsersDeleted', many)).toMatch(
+      RegExp(`^6 absent(${read})?: 6 not deleted, held by the breaker$`),
+    );
+    expect(textsOf(await explained(s, many[0] ?? '')).at(1)).toMatch(/told by webhook/);
+    expect(textsOf(await explained(s, userId)).join('\n')).toMatch(
+      /deletion \d+ nominated: reported by webhook, verified: a load by id says gone at \S+Z\n/,
+    );
+  });
+
+  it("names the modified pull's windows that a user's last change lies in", async () => {
+    const s = await createScene({
+      simulator: { users: 5, behaviour: { sendModifiedTime: true } },
+      env: { PULL_SETTLE_SECONDS: '0' },
+    });
+    scene = s;
+    await runCommand(backfill, s);
+    const [userId = ''] = realUserIds(s);
+    s.simulator.directory.modifyUser(userId, { givenName: 'Grace' }, { event: false });
+    // A window ends a moment before the pull: what has just changed lies in the next.
+    await eventually(async () => {
+      await runCommand(sync, s);
+      const { windows } = await explained(s, userId);
+      const told = new Set(windows.map(({ pull, state }) => `${pull} ${state}`));
+      expect([...told]).toEqual(['modified proven', 'sweep proven']);
+    });
+    const text = textOf(await runCommand(explain, s, { user: userId }));
+    expect(text).toMatch(/^modified \d+: its last change lies in window \d+, proven at /m);
+    expect(text).toMatch(/^sweep \d+ \(complete\): its creation lies in window \d+, proven at /m);
   });
 
   it('knows a user of whom there is only an event, and nobody else', async () => {
@@ -174,7 +279,8 @@ describe('toStory', () => {
     const story = toStory({
       events: [
         {
-          ...{ eventId: 'abcdef0123', action: 'UserModified', state: 'pending', attempts: 2 },
+          ...{ eventId: 'abcdef0123', byLoginId: true, action: 'UserModified', state: 'pending' },
+          attempts: 2,
           ...{ occurredAt: instant(0), receivedAt: instant(1), webhookAt: instant(1) },
           ...{ auditAt: null, archiveAt: null, appliedAt: null, dueAt: instant(9), looks: 0 },
           ...{ outcome: null, error: 'refused' },
@@ -196,7 +302,11 @@ describe('toStory', () => {
     });
     expect(story.map(({ at, about, text }) => [at?.slice(17, 19) ?? 'now', about, text])).toEqual([
       ['00', 'deletion', 'deletion 7 nominated: not found by run 3, a sweep'],
-      ['01', 'event', `UserModified (event abcdef01) told by webhook, of ${instant(0)}`],
+      [
+        '01',
+        'event',
+        `UserModified (event abcdef01) told by webhook 1.0 s after ${instant(0)}, naming a login id only`,
+      ],
       ['02', 'change', `created by sweep, as observed at ${instant(1)}`],
       [
         'now',
@@ -211,7 +321,7 @@ describe('toStory', () => {
 describe('rollcall explain', () => {
   it('exits 0 with a story, 3 with one line where nothing is known, 2 without a user', async () => {
     const s = await begin(5);
-    const [userId = ''] = realUsers(s);
+    const [userId = ''] = realUserIds(s);
     const env = withoutCredentials(s);
     const known = startProcess(['explain', userId, '--json'], { env });
     expect(await known.exit).toBe(0);
@@ -229,7 +339,7 @@ describe('rollcall explain', () => {
     const w: World = await createWorld({ simulator: { users: 5 } });
     scene = w;
     await w.untilFilled();
-    const [userId = ''] = realUsers(w);
+    const [userId = ''] = realUserIds(w);
     const base = `http://127.0.0.1:${w.service.adminPort}/api/users`;
     const known = await fetch(`${base}/${userId}/explain`);
     expect(known.status).toBe(200);
@@ -240,7 +350,7 @@ describe('rollcall explain', () => {
 
 it('a tombstone older than its feed is told as what it is', async () => {
   const s = await begin(3);
-  const [userId = ''] = realUsers(s);
+  const [userId = ''] = realUserIds(s);
   const { t, db } = s.database.mirror;
   await db.execute(sql`
     update ${t.users} set deleted_at = '2026-11-01T00:00Z' where user_id = ${userId}`);

@@ -1,6 +1,7 @@
-import { createServer, type IncomingMessage } from 'node:http';
+import { createServer } from 'node:http';
+import { text } from 'node:stream/consumers';
 
-import type { AddressInfo } from 'node:net';
+import { listenLocally } from '../support/listenLocally.ts';
 
 /** In front of a simulated Descope: refuses (400) whatever asks for one of these users, passes on the rest. */
 export interface RefusingDescope {
@@ -13,7 +14,7 @@ export async function startRefusingDescope(simulatorUrl: string): Promise<Refusi
   const refused = new Set<string>();
   const server = createServer((request, response) => {
     void (async () => {
-      const body = await readText(request);
+      const body = await text(request);
       const asked = `${request.url ?? ''}\n${body}`;
       if ([...refused].some((userId) => asked.includes(userId))) {
         response.writeHead(400, { 'content-type': 'application/json' });
@@ -32,23 +33,5 @@ export async function startRefusingDescope(simulatorUrl: string): Promise<Refusi
       response.end(await answer.text());
     })().catch(() => response.destroy());
   });
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-  const { port } = server.address() as AddressInfo;
-  return {
-    url: `http://127.0.0.1:${port}`,
-    refused,
-    stop: () =>
-      new Promise((resolve) => {
-        server.close(() => {
-          resolve();
-        });
-        server.closeAllConnections();
-      }),
-  };
-}
-
-async function readText(request: IncomingMessage): Promise<string> {
-  const chunks: Buffer[] = [];
-  for await (const chunk of request as AsyncIterable<Buffer>) chunks.push(chunk);
-  return Buffer.concat(chunks).toString('utf8');
+  return { ...(await listenLocally(server)), refused };
 }

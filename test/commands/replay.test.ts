@@ -12,13 +12,13 @@ import { Stopping, UsageError } from '../../src/errors.ts';
 import { recordEvents } from '../../src/inbox/record.ts';
 import { putBackEvents } from '../../src/inbox/replay.ts';
 import { createLogger } from '../../src/log.ts';
-import { parseRecord } from '../../src/webhook/parse.ts';
+import { parseRecord } from '../../src/inbox/parse.ts';
 import { startProcess } from '../support/process.ts';
-import { createScene, type Scene } from '../support/world.ts';
+import { createScene, realUserIds, type Scene } from '../support/world.ts';
 import { runCommand, textOf } from './context.ts';
 import { startRefusingDescope, type RefusingDescope } from './refusingDescope.ts';
 
-import type { DirectoryEvent } from '../../src/webhook/event.ts';
+import type { DirectoryEvent } from '../../src/inbox/event.ts';
 
 let scene: Scene | undefined;
 let refusing: RefusingDescope | undefined;
@@ -33,10 +33,6 @@ async function begin(users = 20): Promise<Scene> {
   const s = await createScene({ simulator: { users }, env: { PULL_SETTLE_SECONDS: '0' } });
   scene = s;
   return s;
-}
-
-function realUsers(s: Scene): string[] {
-  return [...s.simulator.directory.users()].filter((u) => !u.test).map((u) => u.userId);
 }
 
 /** Records events of these actions and users; each at a moment of its own, so that none is another's double. */
@@ -78,7 +74,7 @@ describe('rollcall replay', () => {
 
   it('applies the failed ones again, as if they had just come, and no others', async () => {
     const s = await begin();
-    const [a = '', b = '', c = ''] = realUsers(s);
+    const [a = '', b = '', c = ''] = realUserIds(s);
     const ids = await record(s, [
       ['UserCreated', a],
       ['UserCreated', b],
@@ -96,7 +92,8 @@ describe('rollcall replay', () => {
       sql`select attempts, looks, outcome, error from ${s.database.mirror.t.events}
           where event_id = ${ids[0]}`,
     );
-    expect(event).toEqual({ attempts: 0, looks: 1, outcome: '1 present', error: null });
+    const outcome = expect.stringMatching(/^1 present, read at \S+Z: created$/) as string;
+    expect(event).toEqual({ attempts: 0, looks: 1, outcome, error: null });
     expect(await s.query(sql`select user_id from ${s.database.mirror.t.users}`)).toEqual([
       { user_id: a },
     ]);
@@ -107,7 +104,7 @@ describe('rollcall replay', () => {
 
   it('applies those of a user, or since a time, applied ones as well; never archived ones', async () => {
     const s = await begin();
-    const [a = '', b = '', c = ''] = realUsers(s);
+    const [a = '', b = '', c = ''] = realUserIds(s);
     const ids = await record(s, [
       ['UserModified', a],
       ['UserModified', b],
@@ -137,7 +134,7 @@ describe('rollcall replay', () => {
     const s = await begin(2_300);
     const ids = await record(
       s,
-      realUsers(s).map((userId) => ['UserCreated', userId] as const),
+      realUserIds(s).map((userId) => ['UserCreated', userId] as const),
     );
     await setState(s, ids, 'applied');
     // As one statement of the inbox leaves them: all received in the same moment.
@@ -199,7 +196,7 @@ describe('a poison event', () => {
     const through = { ...s, config: parseConfig(env) };
     expect((await runCommand(backfill, through)).exitCode).toBe(0);
 
-    const users = realUsers(s).slice(0, 5);
+    const users = realUserIds(s).slice(0, 5);
     const [poisoned = ''] = users;
     for (const userId of users) {
       s.simulator.directory.modifyUser(userId, { givenName: 'Changed' }, { event: false });

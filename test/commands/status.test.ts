@@ -3,9 +3,11 @@ import { afterEach, describe, expect, it, test } from 'vitest';
 
 import * as backfill from '../../src/commands/backfill.ts';
 import * as status from '../../src/commands/status.ts';
+import * as sync from '../../src/commands/sync.ts';
 import { toTable } from '../../src/commands/table.ts';
 import { recordEvents } from '../../src/inbox/record.ts';
-import { parseRecord } from '../../src/webhook/parse.ts';
+import { createStatusReader } from '../../src/readers/status.ts';
+import { parseRecord } from '../../src/inbox/parse.ts';
 import { startProcess } from '../support/process.ts';
 import { createScene, type Scene } from '../support/world.ts';
 import { runCommand, textOf, withoutCredentials } from './context.ts';
@@ -27,20 +29,37 @@ const PLAIN: Status = {
   asOf: '2026-11-21 01:20:00+00',
   sentence: 'Complete as of 12 s ago',
   state: 'complete',
-  users: { live: 4_987, tombstones: 1 },
+  users: { live: 4_987, tombstones: 1, ageSeconds: 0 },
   watermarks: [
     { pull: 'audit', completeTo: '2026-11-21 01:20:00+00', lagSeconds: 12.3 },
     { pull: 'modified', completeTo: '2026-11-20 22:00:00+00', lagSeconds: 12_012 },
     { pull: 'sweep', completeTo: null, lagSeconds: null },
   ],
   gaps: 0,
+  gapWindows: [],
+  gapsRefilledLastDay: 0,
+  lastRuns: [
+    ...[{ pull: 'audit', runId: 8, outcome: 'complete', at: '2026-11-21T01:20:01.5+00:00' }],
+    ...[{ pull: 'sweep', runId: 2, outcome: 'complete', at: '2026-11-20T03:00:00+00:00' }],
+  ].map((run) => ({ ...run, reason: null })),
   sweep: null,
-  events: { pending: 0, parked: 0, appliedLastHour: 7, receivedLastHour: 8, lossRate: 0.0625 },
+  events: {
+    ...{ pending: 0, parked: 0, parkedReason: null, appliedLastHour: 7, receivedLastHour: 8 },
+    ...{ lossRate: 0.0625, lossRateDay: 0.01 },
+    ...{ webhookDelaySeconds: 0.42, webhookDelayDaySeconds: 1.3 },
+  },
   heldDeletions: 0,
-  budget: [{ name: 'api', granted: 62, throttled: 1, silentUntil: '2026-11-21 01:21:00+00' }],
+  budget: [
+    {
+      ...{ name: 'api', granted: 62, throttled: 1 },
+      ...{ silentUntil: '2026-11-21 01:21:00.25+00', silentSeconds: 60 },
+    },
+  ],
   lastSweep: null,
   lastProof: null,
+  lastProofAgeSeconds: null,
   driftPpm: null,
+  driftRemains: false,
   lastError: null,
   parked: [],
 };
@@ -54,12 +73,15 @@ describe('the lines of status', () => {
       '            modified  2026-11-20 22:00:00+00  3 h behind',
       '            sweep     not begun',
       'gaps        none',
+      'last runs   audit     complete at 2026-11-21 01:20:01+00',
+      '            sweep     complete at 2026-11-20 03:00:00+00',
       'sweep       none under way',
       'last sweep  none yet',
       'last proof  none yet, drift not measured yet',
       'events      0 pending, 0 parked; in the last hour 8 received, 7 applied',
       'parked      none',
-      'webhooks    6.3 % lost in the last hour',
+      'webhooks    last hour  6.3 % lost, median delay 0.4 s',
+      '            last day   1.0 % lost, median delay 1.3 s',
       'held        none',
       'budget      api    62 sent, 1 throttled, silent until 2026-11-21 01:21:00+00',
     ]);
@@ -68,26 +90,44 @@ describe('the lines of status', () => {
   test('say what is under way, what went wrong and what to do', () => {
     const lines = status.toLines({
       ...PLAIN,
-      gaps: 2,
+      gaps: 7,
+      gapsRefilledLastDay: 4,
+      gapWindows: Array.from({ length: 6 }, (_, at) => ({
+        ...{ pull: 'modified', from: `2026-11-21T01:0${at}:00+00:00` },
+        ...{ to: at === 1 ? null : '2026-11-21T01:20:00.123+00:00' },
+        ...{ since: '2026-11-21T01:20:09+00:00', reason: 'no usable answer' },
+      })),
+      lastRuns: [
+        {
+          ...{ pull: 'modified', runId: 9, outcome: 'blocked' },
+          ...{ at: '2026-11-21T01:21:00+00:00', reason: 'no usable answer' },
+        },
+      ],
       heldDeletions: 3,
       sweep: {
         ...{ runId: 4, startedAt: '', total: 5_000, rowsRead: 2_000, requests: 21 },
         ...{ windowsOpen: 3, windowsProven: 1 },
       },
-      events: { ...PLAIN.events, parked: 2, lossRate: null },
+      events: { ...PLAIN.events, parked: 2, lossRate: null, webhookDelaySeconds: null },
       parked: [{ reason: 'refused', events: 2, firstReceivedAt: '', lastReceivedAt: '' }],
       driftPpm: 1.25,
+      driftRemains: true,
       lastProof: '2026-11-21 00:00:00+00',
+      lastProofAgeSeconds: 4_800,
       lastError: { at: 'then', message: 'no usable answer' },
       budget: [],
     });
     expect(lines).toEqual(
       expect.arrayContaining([
-        'gaps        2 windows not proven, to be read again',
+        'gaps        7 windows not proven, to be read again; 4 refilled in the last day',
+        '            modified  2026-11-21 01:00:00+00 to 2026-11-21 01:20:00+00, a gap since 2026-11-21 01:20:09+00: no usable answer',
+        '            modified  2026-11-21 01:01:00+00 to now, a gap since 2026-11-21 01:20:09+00: no usable answer',
+        '            and 2 more, in the table sync_windows',
+        'last runs   modified  blocked at 2026-11-21 01:21:00+00: no usable answer',
         'sweep       run 4: 2000 of 5000 users, 1 of 4 windows, 21 requests',
-        'last proof  2026-11-21 00:00:00+00, drift 1.3 ppm',
+        'last proof  2026-11-21 00:00:00+00, 80 min ago, drift 1.3 ppm (`rollcall verify --repair` mends it)',
         'parked      2 × refused (`rollcall replay --failed` tries again)',
-        'webhooks    loss not known: the audit trail told of no event in the last hour',
+        'webhooks    last hour  loss not known: the audit trail told of no event, none came',
         'held        3 deletions (`rollcall deletions list`)',
         'budget      no request sent yet',
         'last error  no usable answer (then)',
@@ -117,6 +157,7 @@ describe('rollcall status', () => {
       gaps: 0,
       heldDeletions: 0,
       lastSweep: { outcome: 'complete' },
+      lastRuns: [{ pull: 'sweep', outcome: 'complete', reason: null }],
       parked: [],
     });
     expect(told).not.toHaveProperty('queues');
@@ -138,6 +179,22 @@ describe('rollcall status', () => {
     await db.execute(sql`update ${t.syncWindows} set state = 'proven'`);
 
     await db.execute(sql`
+      insert into ${t.syncRuns} (pull, reason, outcome, finished_at, missing, extra, different)
+      values ('verify', 'sample', 'partial', clock_timestamp(), 2, 0, 1)`);
+    expect(await code()).toBe(3);
+    const drift = await runCommand(status, s);
+    expect(drift.stdout.join('\n')).toMatch(
+      /verify +partial at .*: 2 missing, 0 extra, 1 different/,
+    );
+    // One that could not compare tells nothing; the next that could takes the place of the last.
+    for (const [outcome, exitCode] of Object.entries({ blocked: 3, complete: 0 })) {
+      await db.execute(sql`
+        insert into ${t.syncRuns} (pull, reason, outcome, finished_at)
+        values ('verify', 'sample', ${outcome}, clock_timestamp())`);
+      expect(await code()).toBe(exitCode);
+    }
+
+    await db.execute(sql`
       insert into ${t.deletions} (user_id, state, witness) values ('U2', 'held', 'sweep')`);
     expect(await code()).toBe(3);
     await db.execute(sql`update ${t.deletions} set state = 'rejected'`);
@@ -155,10 +212,84 @@ describe('rollcall status', () => {
     const lines = parked.stdout.map((line) => line.replace(/ \(.*/, ''));
     const at = lines.findIndex((line) => line.startsWith('parked'));
     expect(lines.slice(at, at + 2)).toEqual(['parked      2 × other', '            1 × one']);
+    // The newest reason is the first.
+    await db.execute(sql`
+      update ${t.events} set due_at = clock_timestamp() + interval '1 hour' where error = 'one'`);
+    const json = (await runCommand(status, s, {}, { json: true })).json();
+    expect(json).toMatchObject({
+      events: { parked: 3, parkedReason: 'one' },
+      parked: [
+        { reason: 'one', events: 1 },
+        { reason: 'other', events: 2 },
+      ],
+    });
 
     await db.execute(sql`update ${t.events} set state = 'applied'`);
     expect(await code()).toBe(0);
     await db.execute(sql`update ${t.watermarks} set complete_to = complete_to - interval '1 day'`);
     expect(await code()).toBe(3);
+  });
+
+  it('tells a gap, of which pull, since when and why, until it is refilled (G5)', async () => {
+    const s = await begin(30);
+    await runCommand(backfill, s);
+    const { faults } = s.simulator;
+    // The first answer tells Descope's time, without which no window is cut.
+    let asked = 0;
+    faults.random(0.5, ['status403'], () => (asked++ === 0 ? 1 : 0));
+    await runCommand(sync, s).catch(() => undefined);
+    faults.clear();
+
+    const before = await runCommand(status, s, {}, { json: true });
+    expect(before.exitCode).toBe(3);
+    const instant = expect.stringMatching(/^2\d{3}-/) as string;
+    const reason = expect.stringMatching(/^Descope refuses the management key/) as string;
+    const gap = { pull: 'modified', from: instant, to: instant, since: instant, reason };
+    expect(before.json()).toMatchObject({ gaps: 1, gapsRefilledLastDay: 0, gapWindows: [gap] });
+    expect(before.json()['lastRuns']).toContainEqual({
+      ...{ pull: 'modified', outcome: 'blocked', reason },
+      ...{ runId: expect.any(Number) as number, at: instant },
+    });
+
+    await runCommand(sync, s);
+    const after = await runCommand(status, s, {}, { json: true });
+    expect(after.json()).toMatchObject({ gaps: 0, gapsRefilledLastDay: 1, gapWindows: [] });
+    expect(after.exitCode).toBe(0);
+  });
+});
+
+describe('a status reader', () => {
+  it('counts users at most every 15 s, for all who ask, and says how old the count is', async () => {
+    const s = await begin(1);
+    const { db, t } = s.database.mirror;
+    const addUser = (id: string) =>
+      db.execute(sql`
+        insert into ${t.users} (user_id, observed_at, changed_at, witness)
+        values (${id}, now(), now(), 'manual')`);
+    let nowMs = 0;
+    const readStatus = createStatusReader(s.database.mirror, () => nowMs);
+    const usersAt = async (ms: number) => {
+      nowMs = ms;
+      return (await readStatus()).users;
+    };
+    await addUser('U1');
+    expect(await usersAt(0)).toEqual({ live: 1, tombstones: 0, ageSeconds: 0 });
+    await addUser('U2');
+    await db.execute(sql`update ${t.users} set deleted_at = now() where user_id = 'U1'`);
+    expect(await usersAt(14_999)).toEqual({ live: 1, tombstones: 0, ageSeconds: 14.999 });
+    expect(await usersAt(15_000)).toEqual({ live: 1, tombstones: 1, ageSeconds: 0 });
+    await addUser('U3');
+    const [a, b] = await Promise.all([usersAt(30_000), usersAt(30_000)]);
+    expect([a, b]).toEqual(Array(2).fill({ live: 2, tombstones: 1, ageSeconds: 0 }));
+  });
+
+  it('asks again at once after a failure', async () => {
+    const s = await begin(1);
+    const { db, t } = s.database.mirror;
+    const readStatus = createStatusReader(s.database.mirror, () => 0);
+    await db.execute(sql`alter table ${t.users} rename to elsewhere`);
+    await expect(readStatus()).rejects.toThrow();
+    await db.execute(sql`alter table descope.elsewhere rename to users`);
+    expect(await readStatus()).toMatchObject({ users: { live: 0, tombstones: 0 } });
   });
 });

@@ -1,6 +1,6 @@
 import { createServer, type IncomingHttpHeaders, type ServerResponse } from 'node:http';
 
-import type { AddressInfo } from 'node:net';
+import { listenLocally } from '../support/listenLocally.ts';
 
 /** One request as the scripted Descope saw it. */
 export interface Seen {
@@ -47,9 +47,8 @@ export async function startScriptedServer() {
       response.end(typeof body === 'string' ? body : JSON.stringify(body));
     });
   });
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
   return {
-    url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
+    ...(await listenLocally(server)),
     seen,
     licences,
     answer(next: Script): void {
@@ -58,10 +57,6 @@ export async function startScriptedServer() {
     },
     answerLicence(next: Script): void {
       licence = next;
-    },
-    async stop(): Promise<void> {
-      server.closeAllConnections();
-      await new Promise((resolve) => server.close(resolve));
     },
   };
 }

@@ -2,7 +2,7 @@ import { sql } from 'drizzle-orm';
 import fc from 'fast-check';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 
-import { parseJson } from '../../src/descope/json.ts';
+import { parseJson } from '../../src/json.ts';
 import { toUserRow } from '../../src/descope/users.ts';
 import { rows } from '../../src/mirror/database.ts';
 import { createTestDatabase, type TestDatabase } from '../support/database.ts';

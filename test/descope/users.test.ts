@@ -1,7 +1,7 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 
-import { parseJson } from '../../src/descope/json.ts';
+import { parseJson } from '../../src/json.ts';
 import { toUserRow } from '../../src/descope/users.ts';
 
 const ADA = {

@@ -3,6 +3,8 @@ import { request } from 'node:http';
 import { afterEach, describe, expect, test } from 'vitest';
 
 import { startAdminServer, type AdminServerOptions } from '../../src/http/admin.ts';
+import { createMetrics } from '../../src/metrics.ts';
+import { setStatusGauges } from '../../src/readers/statusGauges.ts';
 import { createReleaseStack } from '../../src/release.ts';
 
 import type { RecentChange, StatusView } from '../../src/readers/statusView.ts';
@@ -11,17 +13,30 @@ const status: StatusView = {
   asOf: '2026-06-08 20:18:25.871835+00',
   sentence: 'Complete as of 12 s ago',
   state: 'complete',
-  users: { live: 5000, tombstones: 3 },
+  users: { live: 5000, tombstones: 3, ageSeconds: 2 },
   watermarks: [{ pull: 'modified', completeTo: '2026-06-08 20:18:25+00', lagSeconds: 12 }],
   gaps: 0,
+  gapWindows: [],
+  gapsRefilledLastDay: 0,
+  lastRuns: [],
   sweep: null,
-  events: { pending: 0, parked: 0, appliedLastHour: 2, receivedLastHour: 2, lossRate: null },
+  events: {
+    ...{ pending: 0, parked: 0, parkedReason: null, appliedLastHour: 2, receivedLastHour: 2 },
+    ...{
+      lossRate: null,
+      lossRateDay: 0.25,
+      webhookDelaySeconds: 0.4,
+      webhookDelayDaySeconds: null,
+    },
+  },
   queues: [{ name: 'events', waiting: 0, active: 1, delayed: 0, failed: 0 }],
   heldDeletions: 0,
-  budget: [{ name: 'users', granted: 57, throttled: 1, silentUntil: null }],
+  budget: [{ name: 'api', granted: 57, throttled: 1, silentUntil: null, silentSeconds: 0 }],
   lastSweep: null,
   lastProof: null,
+  lastProofAgeSeconds: null,
   driftPpm: null,
+  driftRemains: false,
   lastError: null,
 };
 const change: RecentChange = {
@@ -194,6 +209,47 @@ describe('the API', () => {
       }).then((url) => fetch(`${url}/api/wait?userId=U1`, { signal: leave.signal }).catch(() => 0));
     });
     await aborted;
+  });
+});
+
+describe('the gauges of the status', () => {
+  /** The lines with a value, but for the process's own meters. */
+  async function valuesOf(...shown: (StatusView | null)[]): Promise<string[]> {
+    const metrics = createMetrics();
+    for (const one of shown) setStatusGauges(metrics, one);
+    const lines = (await metrics.registry.metrics()).split('\n');
+    const ours = /_(bucket|sum|count|applied_total)\b/;
+    return lines.filter((line) => line.startsWith('rollcall_') && !ours.test(line));
+  }
+
+  test('show what is known, and nothing of what is not', async () => {
+    expect(await valuesOf(status)).toEqual([
+      'rollcall_watermark_lag_seconds{pull="modified"} 12',
+      'rollcall_users{kind="live"} 5000',
+      'rollcall_users{kind="tombstone"} 3',
+      'rollcall_gaps 0',
+      'rollcall_deletions_held 0',
+      'rollcall_events_pending 0',
+      'rollcall_events_parked 0',
+      'rollcall_webhook_loss_ratio{window="1d"} 0.25',
+      'rollcall_webhook_delay_seconds{window="1h"} 0.4',
+      'rollcall_budget_granted_total{budget="api"} 57',
+      'rollcall_budget_throttled_total{budget="api"} 1',
+      'rollcall_budget_silence_seconds{budget="api"} 0',
+    ]);
+  });
+
+  test('show drift and the age of the last proof once there is one', async () => {
+    const proven = { ...status, driftPpm: 12.5, lastProofAgeSeconds: 60 };
+    expect(await valuesOf(proven)).toEqual(
+      expect.arrayContaining(['rollcall_drift_ppm 12.5', 'rollcall_last_proof_age_seconds 60']),
+    );
+  });
+
+  test('are absent while the status cannot be read, and back to what it says after that', async () => {
+    expect(await valuesOf(status, null)).toEqual([]);
+    // Totals are set, not added up.
+    expect(await valuesOf(status, null, status, status)).toEqual(await valuesOf(status));
   });
 });
 

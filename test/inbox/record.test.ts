@@ -3,11 +3,11 @@ import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 
 import { createInbox, InboxUnavailable, recordEvents } from '../../src/inbox/record.ts';
 import { openMirror, rows, transaction, type Mirror } from '../../src/mirror/database.ts';
-import { parseRecord } from '../../src/webhook/parse.ts';
+import { parseRecord } from '../../src/inbox/parse.ts';
 import { createTestDatabase, type TestDatabase } from '../support/database.ts';
 
 import type { InboxCommit } from '../../src/inbox/record.ts';
-import type { DirectoryEvent } from '../../src/webhook/event.ts';
+import type { DirectoryEvent } from '../../src/inbox/event.ts';
 
 let database: TestDatabase;
 let mirror: Mirror;

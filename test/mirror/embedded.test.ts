@@ -10,6 +10,7 @@ import { afterAll, afterEach, beforeAll, describe, expect, inject, test } from '
 import { startEmbeddedPostgres, type RunningPostgres } from '../../src/mirror/embedded.ts';
 import { embeddedBaseOf, removeEmbeddedFolder } from '../support/embeddedHost.ts';
 import { eventually } from '../support/eventually.ts';
+import { query } from '../support/query.ts';
 
 /*
  * One folder for all tests, as a checkout has one: each test finds what the one before left.
@@ -37,17 +38,6 @@ async function start(): Promise<RunningPostgres> {
   });
   toStop.push(postgres);
   return postgres;
-}
-
-async function query<Row = Record<string, unknown>>(url: string, sql: string): Promise<Row[]> {
-  const client = new pg.Client({ connectionString: url });
-  client.on('error', () => undefined);
-  await client.connect();
-  try {
-    return (await client.query(sql)).rows as Row[];
-  } finally {
-    await client.end();
-  }
 }
 
 /** Another process that starts the same folder's Postgres, prints its url and waits. */

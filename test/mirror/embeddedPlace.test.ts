@@ -18,11 +18,11 @@ import {
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 
-import pg from 'pg';
 import { afterAll, afterEach, beforeAll, describe, expect, inject, test } from 'vitest';
 
 import { startEmbeddedPostgres, type RunningPostgres } from '../../src/mirror/embedded.ts';
 import { embeddedBaseOf, removeEmbeddedFolder } from '../support/embeddedHost.ts';
+import { query } from '../support/query.ts';
 
 /*
  * A checkout that user `postgres` cannot reach, started as root. `checkout` is of mode 0700; each
@@ -62,17 +62,6 @@ async function start(of = folder, hostFile = inject('embeddedHostFile')): Promis
   });
   toStop.push(postgres);
   return postgres;
-}
-
-async function query(url: string, sql: string): Promise<unknown[]> {
-  const client = new pg.Client({ connectionString: url });
-  client.on('error', () => undefined);
-  await client.connect();
-  try {
-    return (await client.query<Record<string, unknown>>(sql)).rows;
-  } finally {
-    await client.end();
-  }
 }
 
 /** Where the data of a closed folder belong. */

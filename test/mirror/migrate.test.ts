@@ -1,3 +1,6 @@
+import { join } from 'node:path';
+
+import { readMigrationFiles } from 'drizzle-orm/migrator';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 
 import { migrateMirror, toSchema } from '../../src/mirror/migrate.ts';
@@ -90,6 +93,34 @@ describe('migrateMirror', () => {
     await query('revoke create on schema descope from current_user');
 
     expect(await migrate()).toEqual({ applied: 0 });
+  });
+
+  test('an upgrade keeps the grants on sync_status and the views of others that read it', async () => {
+    const [first] = readMigrationFiles({
+      migrationsFolder: join(import.meta.dirname, '../../src/mirror/migrations'),
+    });
+    for (const statement of first?.sql ?? []) await query(statement);
+    await query('grant select on descope.sync_status to public');
+    await query('create view public.freshness as select as_of, lag from descope.sync_status');
+    await query(
+      `create table descope.migrations (
+         migration_id bigint primary key, content_hash text not null,
+         applied_at timestamptz not null default clock_timestamp())`,
+    );
+    await query(
+      `insert into descope.migrations (migration_id, content_hash)
+       values (${first?.folderMillis ?? 0}, '${first?.hash ?? ''}')`,
+    );
+
+    expect((await migrate()).applied).toBeGreaterThan(0);
+
+    expect(await query('select * from public.freshness')).toEqual([{ as_of: null, lag: null }]);
+    expect(
+      await query(`select has_table_privilege('public', 'descope.sync_status', 'select') as kept`),
+    ).toEqual([{ kept: true }]);
+    expect(await query('select webhook_delay_day, gap_windows from descope.sync_status')).toEqual([
+      { webhook_delay_day: null, gap_windows: [] },
+    ]);
   });
 
   test('a failing migration throws and leaves nothing behind', async () => {

@@ -1,31 +1,13 @@
 import { sql } from 'drizzle-orm';
-import { afterEach, describe, expect, it } from 'vitest';
+import { describe, expect, it } from 'vitest';
 
 import { DescopeUnavailable } from '../../src/errors.ts';
 import { openSweep } from '../../src/pull/ledger.ts';
-import { createPullScene, type PullScene, type PullSceneOptions } from './pullScene.ts';
-
-let scene: PullScene | undefined;
-afterEach(async () => {
-  await scene?.stop();
-  scene = undefined;
-});
-
-async function begin(options: PullSceneOptions): Promise<PullScene> {
-  scene = await createPullScene({
-    ...options,
-    env: { PULL_SETTLE_SECONDS: '2', ...options.env },
-  });
-  expect(await scene.runSweep()).toMatchObject({ outcome: 'complete' });
-  return scene;
-}
+import { realUserIds } from '../support/world.ts';
+import { beginFilled, beginPullScene, type PullScene } from './pullScene.ts';
 
 const SECONDS = 1_000;
 const DAYS = 86_400 * SECONDS;
-
-function userIds({ simulator }: PullScene): string[] {
-  return [...simulator.directory.users()].filter((u) => !u.test).map((u) => u.userId);
-}
 
 async function countEvents(s: PullScene): Promise<number> {
   const [found] = await s.query<{ n: number }>(
@@ -36,14 +18,14 @@ async function countEvents(s: PullScene): Promise<number> {
 
 describe('pulling the audit trail', () => {
   it('has nothing to go on from before a sweep has begun', async () => {
-    scene = await createPullScene();
+    const scene = await beginPullScene();
     expect(await scene.pullAudit()).toBe('notBegun');
   });
 
   for (const auditBounds of ['inclusive', 'exclusive'] as const) {
     it(`finds deletions that no webhook told of, bounds ${auditBounds}`, async () => {
-      const s = await begin({ simulator: { users: 300, behaviour: { auditBounds } } });
-      const gone = userIds(s).slice(0, 8);
+      const s = await beginFilled({ simulator: { users: 300, behaviour: { auditBounds } } });
+      const gone = realUserIds(s).slice(0, 8);
       s.ago(5 * SECONDS, () => {
         s.simulator.directory.deleteMany(gone.slice(0, 4));
         s.simulator.directory.deleteBatch(gone.slice(4));
@@ -58,7 +40,7 @@ describe('pulling the audit trail', () => {
   }
 
   it('reads as many pages as there are, and the same events once', async () => {
-    const s = await begin({ simulator: { users: 30 } });
+    const s = await beginFilled({ simulator: { users: 30 } });
     s.ago(30 * SECONDS, () => {
       for (let nth = 0; nth < 2_600; nth++) {
         // A millisecond apart: two of one user in one millisecond are one hint.
@@ -77,8 +59,10 @@ describe('pulling the audit trail', () => {
   });
 
   it('loses nothing to a trail that tells its records late', async () => {
-    const s = await begin({ simulator: { users: 60, behaviour: { auditLagMs: 20 * SECONDS } } });
-    s.ago(10 * SECONDS, () => s.simulator.directory.deleteMany(userIds(s).slice(0, 1)));
+    const s = await beginFilled({
+      simulator: { users: 60, behaviour: { auditLagMs: 20 * SECONDS } },
+    });
+    s.ago(10 * SECONDS, () => s.simulator.directory.deleteMany(realUserIds(s).slice(0, 1)));
     await s.pullAudit();
     expect(await countEvents(s)).toBe(0);
     s.clock.shiftMs = 15 * SECONDS;
@@ -90,11 +74,11 @@ describe('pulling the audit trail', () => {
   });
 
   it.each([600, -600])('goes by the clock of a Descope that is %i s off', async (skewSeconds) => {
-    const s = await begin({
+    const s = await beginFilled({
       simulator: { users: 60, behaviour: { clockSkewMs: skewSeconds * SECONDS } },
     });
     for (let turn = 0; turn < 2; turn++) {
-      s.ago(5 * SECONDS, () => s.simulator.directory.deleteMany(userIds(s).slice(0, 1)));
+      s.ago(5 * SECONDS, () => s.simulator.directory.deleteMany(realUserIds(s).slice(0, 1)));
       s.restart();
       await s.pullAudit();
       expect(await s.applyEvents()).toBe(1);
@@ -103,10 +87,10 @@ describe('pulling the audit trail', () => {
   });
 
   it('leaves a gap where it fails, and the next one closes it', async () => {
-    const s = await begin({ simulator: { users: 60 } });
+    const s = await beginFilled({ simulator: { users: 60 } });
     await s.pullAudit();
     const watermark = await s.watermark('audit');
-    s.ago(5 * SECONDS, () => s.simulator.directory.deleteMany(userIds(s).slice(0, 1)));
+    s.ago(5 * SECONDS, () => s.simulator.directory.deleteMany(realUserIds(s).slice(0, 1)));
     s.simulator.faults.next('status500', { path: 'audit', times: 6 });
     await expect(s.pullAudit()).rejects.toThrow(DescopeUnavailable);
     expect(await s.watermark('audit')).toBe(watermark);
@@ -122,9 +106,9 @@ describe('pulling the audit trail', () => {
   });
 
   it('says so where the trail no longer reaches back, and opens a sweep', async () => {
-    const s = await begin({ simulator: { users: 60 } });
+    const s = await beginFilled({ simulator: { users: 60 } });
     const { mirror } = s.database;
-    s.simulator.directory.deleteMany(userIds(s).slice(0, 3));
+    s.simulator.directory.deleteMany(realUserIds(s).slice(0, 3));
     // A month later.
     s.clock.shiftMs = 31 * DAYS;
     s.restart();

@@ -3,6 +3,7 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 
 import { eventually } from '../support/eventually.ts';
 import { startProcess, type RunningProcess } from '../support/process.ts';
+import { realUserIds } from '../support/world.ts';
 import { createPullScene, type PullScene } from './pullScene.ts';
 
 /* `rollcall backfill` and `rollcall sync`, as a shell sees them. */
@@ -35,9 +36,6 @@ async function run(...args: string[]): Promise<Ran> {
 function answerOf({ stdout }: Ran): unknown {
   return JSON.parse(stdout.trim().split('\n').at(-1) ?? '') as unknown;
 }
-
-const userIds = () =>
-  [...scene.simulator.directory.users()].filter((user) => !user.test).map((user) => user.userId);
 
 describe('sync before any backfill', () => {
   it('says what to do first, and ends with 3', async () => {
@@ -82,7 +80,7 @@ describe('backfill', () => {
 
   it('tells of deletions that are held, and ends with 3', async () => {
     await scene.runSweep();
-    scene.simulator.directory.deleteMany(userIds().slice(0, 60), { event: false });
+    scene.simulator.directory.deleteMany(realUserIds(scene).slice(0, 60), { event: false });
     const { exit, stdout } = await run('backfill');
     expect(exit).toBe(3);
     expect(stdout).toMatch(/60 deletions are held/);
@@ -149,7 +147,7 @@ describe('sync', () => {
     await scene.runSweep();
     scene.ago(5_000, () => {
       const { directory } = scene.simulator;
-      const [a = '', b = '', c = ''] = userIds();
+      const [a = '', b = '', c = ''] = realUserIds(scene);
       directory.modifyUser(a, { name: 'Somebody Else' }, { event: false });
       directory.modifyUser(b, { name: 'Another One' });
       directory.deleteMany([c]);

@@ -1,18 +1,7 @@
-import { afterEach, describe, expect, it } from 'vitest';
+import { describe, expect, it } from 'vitest';
 
 import { startTraffic } from '../../src/simulator/traffic.ts';
-import { createPullScene, type PullScene, type PullSceneOptions } from './pullScene.ts';
-
-let scene: PullScene | undefined;
-afterEach(async () => {
-  await scene?.stop();
-  scene = undefined;
-});
-
-async function begin(options: PullSceneOptions): Promise<PullScene> {
-  scene = await createPullScene(options);
-  return scene;
-}
+import { beginPullScene } from './pullScene.ts';
 
 describe('a first sweep fills the mirror', () => {
   const kinds = ['exclusive', 'inclusive'] as const;
@@ -21,7 +10,7 @@ describe('a first sweep fills the mirror', () => {
       for (const toBound of kinds) {
         it(`of 2,640 users, 340 of one instant: ${timeUnit}, from ${fromBound}, to ${toBound}`, async () => {
           // The documented limit and half of it, made ten times larger, so that it does not take long.
-          const s = await begin({
+          const s = await beginPullScene({
             simulator: {
               users: 2_640,
               sameInstant: 340,
@@ -51,7 +40,7 @@ describe('a first sweep fills the mirror', () => {
     ['in pages of 250 that are clamped to 100', { PAGE_SIZE: '250' }, 100],
     ['in pages of 7', { PAGE_SIZE: '7' }, 100],
   ])('%s', async (_, env, maxPageSize) => {
-    const s = await begin({
+    const s = await beginPullScene({
       simulator: { users: 700, sameInstant: 120, behaviour: { maxPageSize } },
       env,
     });
@@ -62,7 +51,7 @@ describe('a first sweep fills the mirror', () => {
   });
 
   it.each([0, 1, 2])('of %i users', async (users) => {
-    const s = await begin({ simulator: { users } });
+    const s = await beginPullScene({ simulator: { users } });
     expect(await s.runSweep()).toMatchObject({ outcome: 'complete', users });
     await s.assertEqual();
     expect(await s.runSweep()).toMatchObject({ outcome: 'complete', deleted: 0 });
@@ -70,7 +59,7 @@ describe('a first sweep fills the mirror', () => {
   });
 
   it.each(['true', 'false'])('with INCLUDE_TEST_USERS=%s', async (include) => {
-    const s = await begin({
+    const s = await beginPullScene({
       simulator: { users: 600 },
       env: { INCLUDE_TEST_USERS: include },
     });
@@ -83,7 +72,7 @@ describe('a first sweep fills the mirror', () => {
   });
 
   it('while users sign up, change and leave, and the pulls bring what it could not', async () => {
-    const s = await begin({
+    const s = await beginPullScene({
       simulator: { users: 1_500, behaviour: { latencyMs: 20 } },
       env: { PAGE_SIZE: '40', PULL_SETTLE_SECONDS: '0' },
     });
@@ -105,7 +94,7 @@ describe('a first sweep fills the mirror', () => {
     ['ms', 30_000],
     ['s', 9_000],
   ] as const)('with little more than a request a page, %s, %i users', async (timeUnit, users) => {
-    const s = await begin({
+    const s = await beginPullScene({
       simulator: { users, behaviour: { timeUnit } },
       env: { INCLUDE_TEST_USERS: 'true' },
     });

@@ -1,37 +1,18 @@
 import { sql } from 'drizzle-orm';
-import { afterEach, describe, expect, it } from 'vitest';
+import { describe, expect, it } from 'vitest';
 
 import { DescopeUnavailable } from '../../src/errors.ts';
 import { openModifiedWindow, pullModified } from '../../src/pull/modified.ts';
 import { transaction } from '../../src/mirror/database.ts';
-import { createPullScene, type PullScene, type PullSceneOptions } from './pullScene.ts';
-
-let scene: PullScene | undefined;
-afterEach(async () => {
-  await scene?.stop();
-  scene = undefined;
-});
-
-/** A filled mirror. Pulls settle for no time unless told otherwise, so that a test need not wait. */
-async function begin(options: PullSceneOptions): Promise<PullScene> {
-  scene = await createPullScene({
-    ...options,
-    env: { PULL_SETTLE_SECONDS: '2', ...options.env },
-  });
-  expect(await scene.runSweep()).toMatchObject({ outcome: 'complete' });
-  return scene;
-}
+import { realUserIds } from '../support/world.ts';
+import { beginFilled, beginPullScene } from './pullScene.ts';
 
 const quiet = { event: false };
 const SECONDS = 1_000;
 
-function userIds({ simulator }: PullScene): string[] {
-  return [...simulator.directory.users()].filter((u) => !u.test).map((u) => u.userId);
-}
-
 describe('pulling what was modified', () => {
   it('has nothing to go on from before a sweep has begun', async () => {
-    scene = await createPullScene();
+    const scene = await beginPullScene();
     expect(await scene.pullModified()).toBe('notBegun');
   });
 
@@ -39,14 +20,14 @@ describe('pulling what was modified', () => {
     for (const sendModifiedTime of [true, false]) {
       const times = sendModifiedTime ? 'with' : 'without';
       it(`brings changes that no webhook told of, in ${timeUnit}, ${times} modifiedTime`, async () => {
-        const s = await begin({
+        const s = await beginFilled({
           simulator: { users: 300, behaviour: { timeUnit, sendModifiedTime } },
         });
         const { directory } = s.simulator;
         const searched = s.simulator.requests.countOf('userSearch');
         s.ago(5 * SECONDS, () => {
           directory.createMany(30, quiet);
-          for (const userId of userIds(s).slice(0, 40)) {
+          for (const userId of realUserIds(s).slice(0, 40)) {
             directory.modifyUser(userId, { name: `New ${userId}` }, quiet);
           }
         });
@@ -57,7 +38,7 @@ describe('pulling what was modified', () => {
       });
 
       it(`brings more than a page of changes of one second, in ${timeUnit}, ${times} modifiedTime`, async () => {
-        const s = await begin({
+        const s = await beginFilled({
           simulator: {
             users: 400,
             behaviour: { timeUnit, sendModifiedTime, tieOrder: 'shuffled' },
@@ -66,7 +47,7 @@ describe('pulling what was modified', () => {
         });
         const { directory } = s.simulator;
         s.clock.frozenMs = Date.now() - 10 * SECONDS;
-        for (const userId of userIds(s).slice(0, 260)) {
+        for (const userId of realUserIds(s).slice(0, 260)) {
           directory.modifyUser(userId, { name: `New ${userId}` }, quiet);
         }
         s.clock.frozenMs += 3 * SECONDS;
@@ -80,13 +61,13 @@ describe('pulling what was modified', () => {
   }
 
   it.each([600, -600])('by the clock of a Descope that is %i s off', async (skewSeconds) => {
-    const s = await begin({
+    const s = await beginFilled({
       simulator: { users: 60, behaviour: { clockSkewMs: skewSeconds * SECONDS } },
     });
     const { directory } = s.simulator;
     // Each time in a process of its own, which has asked nothing before.
     for (let turn = 0; turn < 3; turn++) {
-      const [userId = ''] = userIds(s).slice(turn);
+      const [userId = ''] = realUserIds(s).slice(turn);
       s.ago(5 * SECONDS, () => directory.modifyUser(userId, { name: `New ${turn}` }, quiet));
       s.restart();
       expect(await s.pullModified()).toBe('done');
@@ -100,13 +81,12 @@ describe('pulling what was modified', () => {
   it.each([600, -600])(
     'misses nothing that changed while the first sweep ran, %i s off',
     async (skewSeconds) => {
-      scene = await createPullScene({
+      const s = await beginPullScene({
         simulator: { users: 60, behaviour: { clockSkewMs: skewSeconds * SECONDS } },
         env: { PULL_SETTLE_SECONDS: '2' },
       });
-      const s = scene;
       await s.runSweep();
-      const [userId = ''] = userIds(s);
+      const [userId = ''] = realUserIds(s);
       s.simulator.directory.modifyUser(userId, { name: 'Changed behind the sweep' }, quiet);
       // The next pull comes six minutes later: only the watermark still reaches back.
       s.clock.shiftMs = 360 * SECONDS;
@@ -117,8 +97,8 @@ describe('pulling what was modified', () => {
   );
 
   it('leaves alone what is still settling, and brings it the next time', async () => {
-    const s = await begin({ simulator: { users: 60 }, env: { PULL_SETTLE_SECONDS: '60' } });
-    const [userId = ''] = userIds(s);
+    const s = await beginFilled({ simulator: { users: 60 }, env: { PULL_SETTLE_SECONDS: '60' } });
+    const [userId = ''] = realUserIds(s);
     s.ago(20 * SECONDS, () => {
       s.simulator.directory.modifyUser(userId, { name: 'New' }, quiet);
     });
@@ -131,9 +111,9 @@ describe('pulling what was modified', () => {
   });
 
   it('reads again what lies within the overlap: a lagging provider loses nothing', async () => {
-    const s = await begin({ simulator: { users: 60 } });
+    const s = await beginFilled({ simulator: { users: 60 } });
     const { behaviour, directory } = s.simulator;
-    const [userId = ''] = userIds(s);
+    const [userId = ''] = realUserIds(s);
     s.ago(10 * SECONDS, () => directory.modifyUser(userId, { name: 'New' }, quiet));
     behaviour.readLagMs = 60 * SECONDS;
     await s.pullModified();
@@ -145,8 +125,8 @@ describe('pulling what was modified', () => {
   });
 
   it('believes no single answer that says nobody has changed', async () => {
-    const s = await begin({ simulator: { users: 60 }, env: { PULL_OVERLAP_SECONDS: '30' } });
-    const [userId = ''] = userIds(s);
+    const s = await beginFilled({ simulator: { users: 60 }, env: { PULL_OVERLAP_SECONDS: '30' } });
+    const [userId = ''] = realUserIds(s);
     s.ago(5 * SECONDS, () => s.simulator.directory.modifyUser(userId, { name: 'New' }, quiet));
     s.simulator.faults.next('zeroTotal', { path: 'search' });
     await s.pullModified();
@@ -154,7 +134,7 @@ describe('pulling what was modified', () => {
   });
 
   it('is one at a time', async () => {
-    const s = await begin({ simulator: { users: 10, behaviour: { latencyMs: 50 } } });
+    const s = await beginFilled({ simulator: { users: 10, behaviour: { latencyMs: 50 } } });
     const results = await Promise.all([s.pullModified(), s.pullModified()]);
     expect(results.sort()).toEqual(['busy', 'done']);
     expect(await s.pullModified()).toBe('done');
@@ -163,10 +143,10 @@ describe('pulling what was modified', () => {
 
 describe('a pull that fails', () => {
   it('leaves a gap and its watermark where it was; the next one mends it', async () => {
-    const s = await begin({ simulator: { users: 60 } });
+    const s = await beginFilled({ simulator: { users: 60 } });
     await s.pullModified();
     const watermark = await s.watermark('modified');
-    const [userId = ''] = userIds(s);
+    const [userId = ''] = realUserIds(s);
     s.ago(5 * SECONDS, () => s.simulator.directory.modifyUser(userId, { name: 'New' }, quiet));
     s.simulator.faults.random(1, ['status500'], () => 0);
     await expect(s.pullModified()).rejects.toThrow(DescopeUnavailable);
@@ -184,13 +164,13 @@ describe('a pull that fails', () => {
   });
 
   it('half way keeps what it has read, and goes on from there', async () => {
-    const s = await begin({
+    const s = await beginFilled({
       simulator: { users: 300, behaviour: { sendModifiedTime: true } },
       env: { PAGE_SIZE: '20' },
     });
     const { directory, faults, requests } = s.simulator;
     s.clock.shiftMs = -100 * SECONDS;
-    for (const userId of userIds(s).slice(0, 200)) {
+    for (const userId of realUserIds(s).slice(0, 200)) {
       s.clock.shiftMs += 400;
       directory.modifyUser(userId, { name: `New ${userId}` }, quiet);
     }
@@ -216,7 +196,7 @@ describe('a pull that fails', () => {
 
 describe('the window of an event', () => {
   it('that ends in the future does not carry the watermark there', async () => {
-    const s = await begin({ simulator: { users: 60 } });
+    const s = await beginFilled({ simulator: { users: 60 } });
     await s.pullModified();
     const { mirror } = s.database;
     const nowMs = s.simulator.directory.clockMs();

@@ -1,10 +1,11 @@
 import { sql } from 'drizzle-orm';
+import { expect, onTestFinished } from 'vitest';
 
 import { createApplier } from '../../src/apply/applier.ts';
 import { createBudget } from '../../src/descope/budget.ts';
 import { createDescopeClient } from '../../src/descope/client.ts';
 import { openRun } from '../../src/pull/ledger.ts';
-import { openModifiedWindow, pullModified, type ModifiedDeps } from '../../src/pull/modified.ts';
+import { openWindowAround, pullModified, type ModifiedDeps } from '../../src/pull/modified.ts';
 import { createPatientClient } from '../../src/pull/patient.ts';
 import { pullAudit, type AuditDeps } from '../../src/pull/audit.ts';
 import { readWindow } from '../../src/pull/readWindow.ts';
@@ -113,6 +114,21 @@ export async function createPullScene(options: PullSceneOptions = {}): Promise<P
   };
 }
 
+/** A scene that ends with its test. */
+export async function beginPullScene(options: PullSceneOptions = {}): Promise<PullScene> {
+  const scene = await createPullScene(options);
+  onTestFinished(() => scene.stop());
+  return scene;
+}
+
+/** The same with a filled mirror. Pulls settle for two seconds, so that a test need not wait long. */
+export async function beginFilled(options: PullSceneOptions): Promise<PullScene> {
+  const env = { PULL_SETTLE_SECONDS: '2', ...options.env };
+  const scene = await beginPullScene({ ...options, env });
+  expect(await scene.runSweep()).toMatchObject({ outcome: 'complete' });
+  return scene;
+}
+
 function createProcess(scene: Scene, options: PullSceneOptions, signal: AbortSignal): Process {
   const { config, database, simulator } = scene;
   const { mirror } = database;
@@ -161,10 +177,7 @@ function createProcess(scene: Scene, options: PullSceneOptions, signal: AbortSig
       includeTestUsers: config.INCLUDE_TEST_USERS,
       breaker,
       signal,
-      openWindow: async (tx, aroundMs) => {
-        const range = { fromMs: aroundMs - overlapMs, toMs: aroundMs + overlapMs };
-        await openModifiedWindow(tx, { mirror }, 'an event that names nobody', range);
-      },
+      openWindow: (tx, aroundMs) => openWindowAround(tx, { mirror, overlapMs }, aroundMs),
       openSweep: async (tx, reason) => {
         await openRun(tx, mirror, 'sweep', reason);
       },

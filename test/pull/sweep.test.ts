@@ -1,27 +1,12 @@
 import { sql } from 'drizzle-orm';
-import { afterEach, describe, expect, it } from 'vitest';
+import { describe, expect, it } from 'vitest';
 
 import { advanceSweep, cutWindows, startSweep } from '../../src/pull/sweep.ts';
 import { readWindow } from '../../src/pull/readWindow.ts';
 import { Stopping } from '../../src/errors.ts';
 import { createRandom } from '../../src/simulator/random.ts';
-import { createPullScene, type PullScene, type PullSceneOptions } from './pullScene.ts';
-
-let scene: PullScene | undefined;
-afterEach(async () => {
-  await scene?.stop();
-  scene = undefined;
-});
-
-async function begin(options: PullSceneOptions): Promise<PullScene> {
-  scene = await createPullScene(options);
-  return scene;
-}
-
-/** Ids of users that a search without filters shows, oldest first. */
-function realUsers({ simulator }: PullScene): string[] {
-  return [...simulator.directory.users()].filter((u) => !u.test).map((u) => u.userId);
-}
+import { realUserIds } from '../support/world.ts';
+import { beginPullScene } from './pullScene.ts';
 
 /** Every tenth, so that they come from all windows. */
 function scattered(ids: readonly string[], count: number): string[] {
@@ -34,10 +19,10 @@ describe('users deleted without an event', () => {
     ['one window', '100'],
     ['several windows', '10'],
   ])('are found by the next sweep and tombstoned, in %s', async (_, pageSize) => {
-    const s = await begin({ simulator: { users: 1_000 }, env: { PAGE_SIZE: pageSize } });
+    const s = await beginPullScene({ simulator: { users: 1_000 }, env: { PAGE_SIZE: pageSize } });
     await s.runSweep();
     const before = s.simulator.requests.countOf('userLoad');
-    const gone = scattered(realUsers(s), 30);
+    const gone = scattered(realUserIds(s), 30);
     s.simulator.directory.deleteMany(gone, { event: false });
     expect(await s.runSweep()).toMatchObject({ outcome: 'complete', deleted: 30, held: 0 });
     await s.assertEqual();
@@ -48,9 +33,9 @@ describe('users deleted without an event', () => {
   });
 
   it('leave evidence of both kinds', async () => {
-    const s = await begin({ simulator: { users: 50 } });
+    const s = await beginPullScene({ simulator: { users: 50 } });
     await s.runSweep();
-    s.simulator.directory.deleteMany(realUsers(s).slice(0, 1), { event: false });
+    s.simulator.directory.deleteMany(realUserIds(s).slice(0, 1), { event: false });
     await s.runSweep();
     const [row] = await s.query<{ evidence: string; run: boolean; verified: boolean }>(
       sql`select evidence, run_id is not null as run, verified_at is not null as verified
@@ -61,32 +46,32 @@ describe('users deleted without an event', () => {
   });
 
   it('are held, all of them, above the breaker', async () => {
-    const s = await begin({
+    const s = await beginPullScene({
       simulator: { users: 910 },
       env: { BREAKER_MAX_COUNT: '20', PAGE_SIZE: '10' },
     });
     await s.runSweep();
     const { live } = await s.countUsers();
-    s.simulator.directory.deleteMany(scattered(realUsers(s), 200), { event: false });
+    s.simulator.directory.deleteMany(scattered(realUserIds(s), 200), { event: false });
     expect(await s.runSweep()).toMatchObject({ outcome: 'complete', deleted: 0, held: 200 });
     expect(await s.countUsers()).toEqual({ live, gone: 0 });
     expect(await s.deletions()).toEqual({ held: 200 });
   });
 
   it('are tombstoned at the very limit of the breaker', async () => {
-    const s = await begin({ simulator: { users: 500 }, env: { BREAKER_MAX_COUNT: '20' } });
+    const s = await beginPullScene({ simulator: { users: 500 }, env: { BREAKER_MAX_COUNT: '20' } });
     await s.runSweep();
-    s.simulator.directory.deleteMany(scattered(realUsers(s), 20), { event: false });
+    s.simulator.directory.deleteMany(scattered(realUserIds(s), 20), { event: false });
     expect(await s.runSweep()).toMatchObject({ deleted: 20, held: 0 });
     await s.assertEqual();
   });
 
   it('are found where a load fails as a whole for unknown ids', async () => {
-    const s = await begin({
+    const s = await beginPullScene({
       simulator: { users: 300, behaviour: { unknownIds: 'fail', missingUserStatus: 404 } },
     });
     await s.runSweep();
-    s.simulator.directory.deleteMany(scattered(realUsers(s), 6), { event: false });
+    s.simulator.directory.deleteMany(scattered(realUserIds(s), 6), { event: false });
     expect(await s.runSweep()).toMatchObject({ deleted: 6 });
     await s.assertEqual();
   });
@@ -94,12 +79,12 @@ describe('users deleted without an event', () => {
 
 describe('what a sweep finds beside', () => {
   it('users created, changed and deleted without any event', async () => {
-    const s = await begin({ simulator: { users: 400 } });
+    const s = await beginPullScene({ simulator: { users: 400 } });
     await s.runSweep();
     const { directory } = s.simulator;
     const quiet = { event: false, moveModifiedTime: false };
     directory.createMany(30, { event: false });
-    const [a = '', b = '', c = ''] = realUsers(s);
+    const [a = '', b = '', c = ''] = realUserIds(s);
     directory.modifyUser(a, { name: 'Somebody Else' }, quiet);
     directory.modifyUser(b, { userTenants: [] }, quiet);
     directory.deleteMany([c], quiet);
@@ -108,9 +93,9 @@ describe('what a sweep finds beside', () => {
   });
 
   it('that a tombstone was wrong: the user is loaded by id and restored', async () => {
-    const s = await begin({ simulator: { users: 40 } });
+    const s = await beginPullScene({ simulator: { users: 40 } });
     await s.runSweep();
-    const [userId = ''] = realUsers(s);
+    const [userId = ''] = realUserIds(s);
     const { t } = s.database.mirror;
     await s.query(
       sql`update ${t.users} set deleted_at = clock_timestamp() where user_id = ${userId}`,
@@ -124,7 +109,7 @@ describe('what a sweep finds beside', () => {
   });
 
   it('nothing to write where nothing changed', async () => {
-    const s = await begin({ simulator: { users: 500 } });
+    const s = await beginPullScene({ simulator: { users: 500 } });
     await s.runSweep();
     const { t } = s.database.mirror;
     const versions = () =>
@@ -139,7 +124,10 @@ describe('what a sweep finds beside', () => {
 describe('a directory that answers wrongly', () => {
   const wrong = ['zeroTotal', 'emptyPage', 'emptyObject', 'partialPage'] as const;
   it.each(wrong)('%s now and then: nobody is removed', async (kind) => {
-    const s = await begin({ simulator: { users: 600, sameInstant: 60 }, env: { PAGE_SIZE: '20' } });
+    const s = await beginPullScene({
+      simulator: { users: 600, sameInstant: 60 },
+      env: { PAGE_SIZE: '20' },
+    });
     await s.runSweep();
     const { live } = await s.countUsers();
     s.simulator.faults.random(0.15, [kind], createRandom(kind.length));
@@ -156,7 +144,7 @@ describe('a directory that answers wrongly', () => {
   it.each(wrong)(
     '%s all the time: nobody is removed, and it is no complete sweep',
     async (kind) => {
-      const s = await begin({ simulator: { users: 200 } });
+      const s = await beginPullScene({ simulator: { users: 200 } });
       await s.runSweep();
       s.simulator.faults.random(1, [kind], () => 0);
       const outcome = await s.runSweep().then(
@@ -172,7 +160,7 @@ describe('a directory that answers wrongly', () => {
   );
 
   it('and says that nobody exists: the sweep is blocked, with the reason', async () => {
-    const s = await begin({ simulator: { users: 200 } });
+    const s = await beginPullScene({ simulator: { users: 200 } });
     await s.runSweep();
     s.simulator.faults.random(1, ['zeroTotal'], () => 0);
     const run = await s.runSweep();
@@ -183,7 +171,7 @@ describe('a directory that answers wrongly', () => {
 
 describe('an interrupted sweep', () => {
   it('goes on from where it stood, without reading again what was read', async () => {
-    const s = await begin({
+    const s = await beginPullScene({
       simulator: { users: 3_000, behaviour: { latencyMs: 5 } },
       env: { PAGE_SIZE: '20' },
     });
@@ -217,7 +205,7 @@ describe('an interrupted sweep', () => {
   });
 
   it('is no worse for two processes reading the same window', async () => {
-    const s = await begin({ simulator: { users: 800 }, env: { PAGE_SIZE: '20' } });
+    const s = await beginPullScene({ simulator: { users: 800 }, env: { PAGE_SIZE: '20' } });
     const one = s.process();
     s.restart();
     const two = s.process();

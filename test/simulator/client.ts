@@ -1,8 +1,8 @@
 import { createServer } from 'node:http';
 
 import { startSimulator } from '../../src/simulator/server.ts';
+import { listenLocally } from '../support/listenLocally.ts';
 
-import type { AddressInfo } from 'node:net';
 import type { UserAnswer } from '../../src/simulator/generate.ts';
 import type { Simulator, SimulatorOptions } from '../../src/simulator/server.ts';
 
@@ -77,16 +77,6 @@ export async function startReceiver(statusOf: (turn: number) => number = () => 2
       response.end();
     });
   });
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-  return {
-    url: `http://127.0.0.1:${(server.address() as AddressInfo).port}/hook`,
-    delivered,
-    stop: () =>
-      new Promise((resolve) => {
-        server.close(() => {
-          resolve();
-        });
-        server.closeAllConnections();
-      }),
-  };
+  const listening = await listenLocally(server);
+  return { ...listening, url: `${listening.url}/hook`, delivered };
 }

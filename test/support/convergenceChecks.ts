@@ -3,7 +3,7 @@ import { sql } from 'drizzle-orm';
 import { asInstant } from '../../src/mirror/database.ts';
 import { USER_ACTIONS } from '../../src/pull/audit.ts';
 import { toAuditRecord } from '../../src/simulator/audit.ts';
-import { parseDelivery, parseRecord } from '../../src/webhook/parse.ts';
+import { parseDelivery, parseRecord } from '../../src/inbox/parse.ts';
 import { markOf, type Actor } from './convergenceActor.ts';
 import { canMislead, type History } from './convergenceHistory.ts';
 

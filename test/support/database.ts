@@ -1,9 +1,9 @@
 import { randomBytes } from 'node:crypto';
 
-import pg from 'pg';
 import { inject } from 'vitest';
 
 import { openMirror, type Mirror } from '../../src/mirror/database.ts';
+import { query } from './query.ts';
 
 export interface TestDatabase {
   /** Of the same role that migrated it: owner of its database, no superuser. */
@@ -52,11 +52,5 @@ function databaseUrl(name: string): string {
 
 /** One statement that cannot run inside the database it is about. */
 async function administer(statement: string): Promise<void> {
-  const client = new pg.Client({ connectionString: inject('databaseUrl') });
-  await client.connect();
-  try {
-    await client.query(statement);
-  } finally {
-    await client.end();
-  }
+  await query(inject('databaseUrl'), statement);
 }

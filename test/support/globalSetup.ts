@@ -2,12 +2,11 @@ import { mkdtemp } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
-import pg from 'pg';
-
 import { startEmbeddedPostgres } from '../../src/mirror/embedded.ts';
 import { migrateMirror } from '../../src/mirror/migrate.ts';
 import { createReleaseStack } from '../../src/release.ts';
 import { compileEmbeddedHost, removeEmbeddedFolder } from './embeddedHost.ts';
+import { query } from './query.ts';
 import { startRedisServer } from './redisServer.ts';
 
 import type { ReleaseStack } from '../../src/release.ts';
@@ -69,7 +68,9 @@ async function createTemplate(releases: ReleaseStack, databaseUrl: string): Prom
   const name = `rollcall_template_${process.pid}`;
   await query(databaseUrl, `drop database if exists ${name}`);
   await query(databaseUrl, `create database ${name}`);
-  releases.push('template', () => query(databaseUrl, `drop database if exists ${name}`));
+  releases.push('template', async () => {
+    await query(databaseUrl, `drop database if exists ${name}`);
+  });
   const url = new URL(databaseUrl);
   url.pathname = `/${name}`;
   await migrateMirror({ databaseUrl: url.toString(), schema: 'descope' });
@@ -89,14 +90,4 @@ async function startRedis(releases: ReleaseStack): Promise<string | null> {
   if (process.env['CI'] !== undefined) throw new Error(`redis-server is missing: ${remedy}`);
   console.warn(`\nTests of the queue on Redis are skipped. To run them, ${remedy}.\n`);
   return null;
-}
-
-async function query(url: string, statement: string): Promise<void> {
-  const client = new pg.Client({ connectionString: url });
-  await client.connect();
-  try {
-    await client.query(statement);
-  } finally {
-    await client.end();
-  }
 }

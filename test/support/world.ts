@@ -186,6 +186,11 @@ export async function createScene(options: WorldOptions = {}): Promise<Scene> {
   return scene;
 }
 
+/** Ids of the users a mirror is to hold, oldest first: everyone but test users. */
+export function realUserIds({ simulator }: Pick<Scene, 'simulator'>): string[] {
+  return [...simulator.directory.users()].filter((user) => !user.test).map((user) => user.userId);
+}
+
 /** A scene with a service in this process. */
 export async function createWorld(options: WorldOptions = {}): Promise<World> {
   const scene = await createScene(options);

@@ -13,7 +13,7 @@ import {
   type WebhookDeps,
 } from '../../src/webhook/router.ts';
 
-import type { DirectoryEvent } from '../../src/webhook/event.ts';
+import type { DirectoryEvent } from '../../src/inbox/event.ts';
 
 const SECRET = 'secret';
 const BODY = JSON.stringify([{ action: 'UserCreated', userId: 'U1', occurred: 1780949905871 }]);

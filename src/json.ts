@@ -57,7 +57,7 @@ function quote(text: string): string {
   return PLAIN.test(text) ? `"${text}"` : JSON.stringify(toStorableText(text));
 }
 
-/** Postgres refuses jsonb nested some thousand levels deep; no user goes below ten. */
+/** Postgres refuses jsonb nested some thousand levels deep; no user and no audit record goes below ten. */
 const MAX_DEPTH = 100;
 /** Numbers beyond this are text to us: `numeric` overflows where JSON does not. */
 const MAX_NUMBER_LENGTH = 400;

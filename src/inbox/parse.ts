@@ -1,15 +1,7 @@
 import { createHash } from 'node:crypto';
 
-import { toCleanJson } from '../jsonText.ts';
-import {
-  findText,
-  isObject,
-  sortedUnique,
-  toFields,
-  toIds,
-  toInstantMs,
-  type Fields,
-} from './fields.ts';
+import { isRecord, toCanonicalJson } from '../json.ts';
+import { findText, sortedUnique, toFields, toIds, toInstantMs, type Fields } from './fields.ts';
 
 import type { DirectoryEvent, EventKind } from './event.ts';
 
@@ -82,7 +74,7 @@ function findNamed(fields: Fields): Named | null {
   const type = toNamed(findText(fields, 'type') ?? '');
   if (type.kind !== undefined) return type;
   // An excerpt of a record's `data`, as one page of the documentation shows for UserModified.
-  return isObject(fields.get('change')) ? { action: 'UserModified', kind: 'modified' } : null;
+  return isRecord(fields.get('change')) ? { action: 'UserModified', kind: 'modified' } : null;
 }
 
 /** What a console's "test" button may send; its body is not documented. */
@@ -99,7 +91,7 @@ function findUserIds(fields: Fields, details: Fields): string[] {
     ...toIds(details.get('userids')),
     ...toIds(toFields(details.get('user')).get('userid')),
     // Strings in `users` might be login ids: only objects tell.
-    ...toIds([details.get('users')].flat().filter(isObject), 'userid'),
+    ...toIds([details.get('users')].flat().filter(isRecord), 'userid'),
   ]);
 }
 
@@ -143,14 +135,18 @@ function toEventId(action: string, moment: number | string, subject: readonly st
     .slice(0, 32);
 }
 
-function toEvent(clean: unknown, fields: Fields, named: Named, receivedMs: number): DirectoryEvent {
+function toEvent(
+  payload: string,
+  fields: Fields,
+  named: Named,
+  receivedMs: number,
+): DirectoryEvent {
   const details = toFields(fields.get('data'));
   const userIds = findUserIds(fields, details);
   const loginIds = findLoginIds(fields, details);
   const [actorId = null] = toIds(fields.get('actorid'));
   const correlationId = findText(details, 'correlationid') ?? findText(fields, 'correlationid');
   const occurredMs = findOccurredMs(fields);
-  const payload = JSON.stringify(clean);
   const namesUser = userIds.length + loginIds.length > 0;
   const subject = userIds.length > 0 ? userIds : loginIds;
   return {
@@ -172,9 +168,10 @@ function toEvent(clean: unknown, fields: Fields, named: Named, receivedMs: numbe
 }
 
 function readRecord(record: unknown, receivedMs: number, projectId: string): Reading {
-  if (!isObject(record)) return 'junk';
-  const clean = toCleanJson(record);
-  const fields = toFields(clean);
+  if (!isRecord(record)) return 'junk';
+  // Read from what is stored: ids go into columns of their own, and must be storable too.
+  const payload = toCanonicalJson(record);
+  const fields = toFields(JSON.parse(payload));
   if (fields.size === 0) return 'ignored';
   const named = findNamed(fields);
   // A record with a moment is an audit record, whatever its action is called ("Shipping…").
@@ -183,7 +180,7 @@ function readRecord(record: unknown, receivedMs: number, projectId: string): Rea
   if (named === null) return 'junk';
   const project = findText(fields, 'projectid');
   if (projectId !== '' && project !== null && project !== projectId) return 'ignored';
-  return toEvent(clean, fields, named, receivedMs);
+  return toEvent(payload, fields, named, receivedMs);
 }
 
 /** The records in one JSON value: those of an array, of an envelope around some or one, or the value itself. */

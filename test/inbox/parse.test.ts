@@ -4,9 +4,9 @@ import { join } from 'node:path';
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 
-import { parseDelivery, parseRecord, UnreadableDelivery } from '../../src/webhook/parse.ts';
+import { parseDelivery, parseRecord, UnreadableDelivery } from '../../src/inbox/parse.ts';
 
-import type { DirectoryEvent } from '../../src/webhook/event.ts';
+import type { DirectoryEvent } from '../../src/inbox/event.ts';
 
 const RECEIVED_MS = Date.UTC(2026, 5, 9);
 const OCCURRED_MS = 1780949905871;

@@ -1,6 +1,6 @@
 import { setMaxListeners } from 'node:events';
 
-import { Stopping } from '../errors.ts';
+import { Stopping } from './errors.ts';
 
 /** Calls `stop` when the signal aborts, at once if it has; returns what ends the listening. */
 export function onAbort(signal: AbortSignal, stop: () => void): () => void {
@@ -34,7 +34,7 @@ export async function orStop<T>(promise: Promise<T>, signal: AbortSignal): Promi
 }
 
 /** @throws Stopping as soon as the signal aborts; no timer is left behind */
-export async function sleep(ms: number, signal: AbortSignal): Promise<void> {
+export async function pause(ms: number, signal: AbortSignal): Promise<void> {
   let timer: NodeJS.Timeout | undefined;
   const over = new Promise<void>((resolve) => {
     timer = setTimeout(resolve, ms);

@@ -1,4 +1,4 @@
-import { toCleanJson } from '../jsonText.ts';
+import { isRecord, toCanonicalJson } from '../json.ts';
 
 /*
  * In: a record, or a part of one, as some sender spelled it. Out: its fields under one spelling.
@@ -16,14 +16,10 @@ const ISO_INSTANT = /^\d{4}-\d\d-\d\d[T ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?(Z|[+-]\d\
 /** Fields by lower-case name without separators: `user_id`, `userId` and `UserId` are one. */
 export type Fields = ReadonlyMap<string, unknown>;
 
-export function isObject(value: unknown): value is Record<string, unknown> {
-  return typeof value === 'object' && value !== null && !Array.isArray(value);
-}
-
 /** Some exports (Microsoft Sentinel) carry nested values as JSON text. */
 function fromJsonText(text: string): unknown {
   try {
-    return toCleanJson(JSON.parse(text));
+    return JSON.parse(toCanonicalJson(JSON.parse(text)));
   } catch {
     return undefined;
   }
@@ -37,7 +33,7 @@ function isEmpty(value: unknown): boolean {
 export function toFields(value: unknown): Fields {
   const object = typeof value === 'string' ? fromJsonText(value) : value;
   const fields = new Map<string, unknown>();
-  if (!isObject(object)) return fields;
+  if (!isRecord(object)) return fields;
   for (const [key, field] of Object.entries(object)) {
     const name = key.toLowerCase().replaceAll(/[\s_-]/g, '');
     if (isEmpty(fields.get(name))) fields.set(name, field);
@@ -66,7 +62,7 @@ export function toIds(value: unknown, ...idFields: readonly string[]): string[] 
   }
   if (!Array.isArray(value)) return [];
   return value.flatMap((member: unknown) => {
-    const id = isObject(member) ? findText(toFields(member), ...idFields) : member;
+    const id = isRecord(member) ? findText(toFields(member), ...idFields) : member;
     return typeof id === 'string' && id !== '' && id.length <= MAX_ID_CHARS ? [id] : [];
   });
 }

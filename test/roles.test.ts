@@ -1,0 +1,70 @@
+import { afterEach, describe, expect, it } from 'vitest';
+
+import { startProcess } from './support/process.ts';
+import { bodyOf, createScene, createWorld, type Scene, type World } from './support/world.ts';
+
+let scene: Scene | undefined;
+afterEach(async () => {
+  await scene?.stop();
+  scene = undefined;
+});
+
+async function begin(options: Parameters<typeof createWorld>[0]): Promise<World> {
+  const world = await createWorld({ simulator: { users: 5 }, ...options });
+  scene = world;
+  return world;
+}
+
+describe('a worker', () => {
+  it('answers probes and shows its meters, and takes no webhooks', async () => {
+    const world = await begin({ role: 'worker' });
+    await world.untilFilled();
+    const url = `http://127.0.0.1:${world.service.publicPort}`;
+    expect((await fetch(`${url}/livez`)).status).toBe(200);
+    expect((await fetch(`${url}/readyz`)).status).toBe(200);
+    const delivered = await world.post(bodyOf('UserModified', { userId: 'U1' }));
+    expect(delivered.status).toBe(404);
+
+    const admin = `http://127.0.0.1:${world.service.adminPort}`;
+    const metrics = await (await fetch(`${admin}/metrics`)).text();
+    expect(metrics).toMatch(/^rollcall_jobs_total\{job="sweepWindow",outcome="done"\} [1-9]/m);
+    expect(metrics).toMatch(/^rollcall_users\{kind="live"\} [1-9]/m);
+    expect((await fetch(`${admin}/api/status`)).status).toBe(200);
+  });
+
+  it('needs no webhook authentication, but a token where its admin port is open to others (G9)', async () => {
+    const s = await createScene({ simulator: { users: 1 } });
+    scene = s;
+    const env = { ...s.env, WEBHOOK_HMAC_SECRETS: '' };
+    const refused = startProcess(['start', '--role', 'worker'], {
+      env: { ...env, ADMIN_HOST: '0.0.0.0' },
+    });
+    expect(await refused.exit).toBe(2);
+    expect(refused.stderr()).toMatch(/^error: one setting is wrong: ADMIN_TOKEN is required/);
+
+    const worker = startProcess(['start', '--role', 'worker'], { env });
+    const [, url = ''] = await worker.waitForLine(/^rollcall runs \(worker\) · probes (\S+)/);
+    expect(await (await fetch(url)).json()).toEqual({ ready: true });
+    worker.kill('SIGTERM');
+    expect(await worker.exit).toBe(0);
+  });
+});
+
+describe('/metrics', () => {
+  it("shows the process's own meters while Postgres is away, and no gauge of what it cannot know", async () => {
+    const world = await begin({ proxied: true, role: 'web' });
+    const metrics = async () => {
+      const response = await fetch(`http://127.0.0.1:${world.service.adminPort}/metrics`);
+      return { status: response.status, text: await response.text() };
+    };
+    await world.post(bodyOf('UserModified', { userId: 'U1' }));
+    expect((await metrics()).text).toMatch(/^rollcall_events_pending 1$/m);
+    world.proxy.cut();
+    const { status, text } = await metrics();
+    expect(status).toBe(200);
+    expect(text).toMatch(/^rollcall_webhook_deliveries_total\{status="202"\} 1$/m);
+    expect(text).not.toMatch(/^rollcall_(events_pending|gaps|users|budget)/m);
+    world.proxy.restore();
+    expect((await metrics()).text).toMatch(/^rollcall_events_pending 1$/m);
+  });
+});
