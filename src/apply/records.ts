@@ -2,7 +2,7 @@ import { sql, type SQL } from 'drizzle-orm';
 
 import type { Executor } from '../mirror/database.ts';
 import type { MirrorTables } from '../mirror/schema.ts';
-import type { Present, UserRow } from '../observation.ts';
+import type { Present } from '../observation.ts';
 
 /*
  * Rows travel to Postgres as one jsonb parameter, read with `jsonb_to_recordset` into typed columns:
@@ -10,38 +10,33 @@ import type { Present, UserRow } from '../observation.ts';
  * row by row in SQL (which costs half the throughput).
  */
 
-/** Column, its Postgres type, and where its JSON comes from. The order is that of every statement. */
-const COLUMNS: readonly (readonly [
-  column: string,
-  type: string,
-  json: (row: UserRow) => string,
-])[] = [
-  ['user_id', 'text', (row) => JSON.stringify(row.userId)],
-  ['login_ids', 'text[]', (row) => JSON.stringify(row.loginIds)],
-  ['external_ids', 'text[]', (row) => JSON.stringify(row.externalIds)],
-  ['email', 'text', (row) => JSON.stringify(row.email)],
-  ['phone', 'text', (row) => JSON.stringify(row.phone)],
-  ['name', 'text', (row) => JSON.stringify(row.name)],
-  ['given_name', 'text', (row) => JSON.stringify(row.givenName)],
-  ['middle_name', 'text', (row) => JSON.stringify(row.middleName)],
-  ['family_name', 'text', (row) => JSON.stringify(row.familyName)],
-  ['picture', 'text', (row) => JSON.stringify(row.picture)],
-  ['status', 'text', (row) => JSON.stringify(row.status)],
-  ['verified_email', 'boolean', (row) => JSON.stringify(row.verifiedEmail)],
-  ['verified_phone', 'boolean', (row) => JSON.stringify(row.verifiedPhone)],
-  ['test', 'boolean', (row) => JSON.stringify(row.test)],
-  ['role_names', 'text[]', (row) => JSON.stringify(row.roleNames)],
-  ['permissions', 'text[]', (row) => JSON.stringify(row.permissions)],
-  ['sso_app_ids', 'text[]', (row) => JSON.stringify(row.ssoAppIds)],
-  ['custom_attributes', 'jsonb', (row) => row.customAttributes],
-  ['created_time', 'timestamptz', (row) => JSON.stringify(row.createdTime)],
-  ['modified_time', 'timestamptz', (row) => JSON.stringify(row.modifiedTime)],
-  // Already JSON: put in as it is, so that numbers past 2^53 survive.
-  ['raw', 'jsonb', (row) => row.raw],
-  ['content_hash', 'text', (row) => JSON.stringify(row.contentHash)],
-];
+/** Columns and their Postgres types; `toUserRecords` fills them. */
+const COLUMNS: Readonly<Record<string, string>> = {
+  user_id: 'text',
+  login_ids: 'text[]',
+  external_ids: 'text[]',
+  email: 'text',
+  phone: 'text',
+  name: 'text',
+  given_name: 'text',
+  middle_name: 'text',
+  family_name: 'text',
+  picture: 'text',
+  status: 'text',
+  verified_email: 'boolean',
+  verified_phone: 'boolean',
+  test: 'boolean',
+  role_names: 'text[]',
+  permissions: 'text[]',
+  sso_app_ids: 'text[]',
+  created_time: 'timestamptz',
+  modified_time: 'timestamptz',
+  content_hash: 'text',
+  custom_attributes: 'jsonb',
+  raw: 'jsonb',
+};
 
-const names = COLUMNS.map(([column]) => column);
+const names = Object.keys(COLUMNS);
 
 /** `user_id, login_ids, …`: the columns an API answer fills. */
 export const userColumns: SQL = sql.raw(names.join(', '));
@@ -49,14 +44,39 @@ export const userColumns: SQL = sql.raw(names.join(', '));
 export const recordColumns: SQL = sql.raw(names.map((name) => `r.${name}`).join(', '));
 /** The recordset's column definitions. */
 export const userRecordType: SQL = sql.raw(
-  [...COLUMNS.map(([column, type]) => `${column} ${type}`), 'observed_at timestamptz'].join(', '),
+  [...Object.entries(COLUMNS), ['observed_at', 'timestamptz']]
+    .map((pair) => pair.join(' '))
+    .join(', '),
 );
 
 /** JSON text of an array of records that `userRecordType` describes. */
 export function toUserRecords(observations: readonly Present[]): string {
   const records = observations.map(({ row, observedAt }) => {
-    const fields = COLUMNS.map(([column, , json]) => `"${column}":${json(row)}`);
-    return `{${fields.join(',')},"observed_at":"${observedAt}"}`;
+    const fields = JSON.stringify({
+      user_id: row.userId,
+      login_ids: row.loginIds,
+      external_ids: row.externalIds,
+      email: row.email,
+      phone: row.phone,
+      name: row.name,
+      given_name: row.givenName,
+      middle_name: row.middleName,
+      family_name: row.familyName,
+      picture: row.picture,
+      status: row.status,
+      verified_email: row.verifiedEmail,
+      verified_phone: row.verifiedPhone,
+      test: row.test,
+      role_names: row.roleNames,
+      permissions: row.permissions,
+      sso_app_ids: row.ssoAppIds,
+      created_time: row.createdTime,
+      modified_time: row.modifiedTime,
+      content_hash: row.contentHash,
+      observed_at: observedAt,
+    });
+    // Already JSON: put in as they are, so that numbers past 2^53 survive.
+    return `${fields.slice(0, -1)},"custom_attributes":${row.customAttributes},"raw":${row.raw}}`;
   });
   return `[${records.join(',')}]`;
 }

@@ -50,22 +50,31 @@ export function toUserRow(answer: unknown): UserRow | null {
   };
 }
 
+/** The documented names of the fields that have a column. */
+const FIELDS = [
+  ...(['userId', 'loginIds', 'externalIds', 'email', 'phone', 'name', 'givenName'] as const),
+  ...(['middleName', 'familyName', 'picture', 'status', 'verifiedEmail', 'verifiedPhone'] as const),
+  ...(['test', 'roleNames', 'permissions', 'ssoAppIds', 'customAttributes'] as const),
+  ...(['createdTime', 'modifiedTime', 'userTenants'] as const),
+];
+type Field = (typeof FIELDS)[number];
+const KNOWN: ReadonlySet<string> = new Set(FIELDS);
+const KNOWN_LOWER: ReadonlySet<string> = new Set(FIELDS.map((name) => name.toLowerCase()));
+
 /**
  * Reads a field by its documented name, or by the same letters in another case: Go clients decode
- * case-insensitively, so no spelling is proven by them (`TOTP` or `totp`, `userId` or `userID`).
+ * case-insensitively, so no spelling is proven by them (`userId` or `userID`).
  */
-function fieldReader(answer: Readonly<Record<string, unknown>>): (name: string) => unknown {
-  let otherCases: Map<string, unknown> | undefined;
-  return (name) => {
-    if (Object.hasOwn(answer, name)) return answer[name];
-    // Sorted, so that of several spellings the same one is read whatever their order.
-    otherCases ??= new Map(
-      Object.keys(answer)
-        .sort()
-        .map((key) => [key.toLowerCase(), answer[key]]),
-    );
-    return otherCases.get(name.toLowerCase());
-  };
+function fieldReader(answer: Readonly<Record<string, unknown>>): (name: Field) => unknown {
+  const others = Object.keys(answer).filter(
+    (key) => !KNOWN.has(key) && KNOWN_LOWER.has(key.toLowerCase()),
+  );
+  if (others.length === 0)
+    return (name) => (Object.hasOwn(answer, name) ? answer[name] : undefined);
+  // Sorted, so that of several spellings the same one is read whatever their order.
+  const otherCases = new Map(others.sort().map((key) => [key.toLowerCase(), answer[key]]));
+  return (name) =>
+    Object.hasOwn(answer, name) ? answer[name] : otherCases.get(name.toLowerCase());
 }
 
 /** Descope sends "" for what is not set; a column says null. */
