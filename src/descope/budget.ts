@@ -1,8 +1,10 @@
 import { sql, type SQL } from 'drizzle-orm';
 
+import { Stopping } from '../errors.ts';
 import { orStop, pause } from '../abort.ts';
-import { rows, type Mirror } from '../mirror/database.ts';
+import { asInstant, rows, type Mirror } from '../mirror/database.ts';
 
+import type { Instant } from '../observation.ts';
 import type { Priority } from './types.ts';
 
 /*
@@ -27,10 +29,11 @@ const LONGEST_SLEEP_MS = 5_000;
 
 export interface Budget {
   /**
-   * Resolves when one request may leave, in this process first come first served within a priority.
+   * Resolves when one request may leave, in this process first come first served within a priority;
+   * with that moment, by the mirror database's clock.
    * @throws Stopping when the signal aborts the wait
    */
-  take(priority: Priority, signal: AbortSignal): Promise<void>;
+  take(priority: Priority, signal: AbortSignal): Promise<Instant>;
   /** Takes a slot if one is free now: 0 where it was; else the ms after which to try again. */
   tryTake(priority: Priority): Promise<number>;
   /** Nothing of ours, in any process, leaves for `ms` from now. Counted as a throttle. */
@@ -54,13 +57,13 @@ export function createBudget(options: BudgetOptions): Budget {
   const intervalMs = (MINUTE_MS + TOLERANCE_MS.event + JITTER_MS) / options.perMinute;
   const lanes = { event: createLane(), pull: createLane(), sweep: createLane() };
 
-  async function tryTake(priority: Priority): Promise<number> {
+  async function askForSlot(priority: Priority): Promise<Slot> {
     for (;;) {
-      const [slot] = await rows<{ waitMs: number }>(
+      const [slot] = await rows<Slot>(
         mirror.db,
         takeSlot(mirror, name, clock(), intervalMs, TOLERANCE_MS[priority]),
       );
-      if (slot) return slot.waitMs;
+      if (slot) return slot;
       await mirror.db.execute(sql`
         insert into ${mirror.t.budgets} (name, next_at) values (${name}, ${clock()})
         on conflict (name) do nothing`);
@@ -68,12 +71,12 @@ export function createBudget(options: BudgetOptions): Budget {
   }
 
   return {
-    tryTake,
+    tryTake: async (priority) => (await askForSlot(priority)).waitMs,
     take: (priority, signal) =>
       lanes[priority](signal, async () => {
         for (;;) {
-          const waitMs = await tryTake(priority);
-          if (waitMs === 0) return;
+          const { waitMs, now } = await askForSlot(priority);
+          if (waitMs === 0) return now;
           await pause(Math.min(waitMs, LONGEST_SLEEP_MS), signal);
         }
       }),
@@ -90,6 +93,12 @@ export function createBudget(options: BudgetOptions): Budget {
           throttled = b.throttled + 1`);
     },
   };
+}
+
+interface Slot {
+  /** 0: the slot is ours. */
+  readonly waitMs: number;
+  readonly now: Instant;
 }
 
 /**
@@ -116,17 +125,18 @@ function takeSlot(
     )
     select case when free_at <= now then 0
       else greatest(1, ceil(extract(epoch from free_at - now) * 1000))
-    end::double precision as "waitMs" from slot`;
+    end::double precision as "waitMs", ${asInstant(sql`now`)} as now from slot`;
 }
 
-type Lane = (signal: AbortSignal, work: () => Promise<void>) => Promise<void>;
+type Lane = <T>(signal: AbortSignal, work: () => Promise<T>) => Promise<T>;
 
 /** One waiter of a kind asks the database; the others stand behind it, and may leave. */
 function createLane(): Lane {
-  let last: Promise<void> = Promise.resolve();
+  let last: Promise<unknown> = Promise.resolve();
   return (signal, work) => {
-    const turn = last.then(async () => {
-      if (!signal.aborted) await work();
+    const turn = last.then(() => {
+      if (signal.aborted) throw new Stopping();
+      return work();
     });
     last = turn.catch(() => undefined);
     return orStop(turn, signal);

@@ -2,7 +2,6 @@ import { AsyncLocalStorage } from 'node:async_hooks';
 
 import { onAbort, orStop } from '../abort.ts';
 import { DescopeUnavailable, findCode, Stopping } from '../errors.ts';
-import { databaseNow, type Mirror } from '../mirror/database.ts';
 import { createClockComparison, type ClockComparison } from './clock.ts';
 import { toRetryAfterMs } from './retryAfter.ts';
 
@@ -40,7 +39,6 @@ export interface Answer {
 }
 
 export interface TransportDeps {
-  readonly mirror: Pick<Mirror, 'db'>;
   readonly requestTimeoutMs: number;
   readonly onRequest: (report: RequestReport) => void;
   /** For what the SDK asks on its own. */
@@ -81,13 +79,10 @@ type Send = (...ask: Ask) => Promise<Response & { readonly read: string }>;
 export function createTransport(deps: TransportDeps): Transport {
   const contexts = new AsyncLocalStorage<Context>();
   const clock = createClockComparison();
-  // From the outside in: a slot of the budget, the moment of asking, the count, the deadline.
+  // From the outside in: a slot of the budget, the count, the deadline.
   const attempt = withBudget(
-    withObservedAt(
-      deps.mirror,
-      clock,
-      withReport(deps.onRequest, withDeadline(deps.requestTimeoutMs)),
-    ),
+    clock,
+    withReport(deps.onRequest, withDeadline(deps.requestTimeoutMs)),
   );
 
   return {
@@ -144,26 +139,20 @@ async function askForSdk(
   return new Response(text, { status: status === 200 ? 200 : 400 });
 }
 
-/** Waits for a slot; tells all processes to be silent when Descope says so. */
-function withBudget(next: Attempt): Attempt {
+/**
+ * Waits for a slot, and stamps the answer with the moment it was granted: what the answer shows is at
+ * least as new. Tells all processes to be silent when Descope says so.
+ */
+function withBudget(clock: ClockComparison, next: Send): Attempt {
   return async (input, init, context) => {
     const { budget, call } = context;
-    await budget.take(call.priority, call.signal);
-    const answer = await next(input, init, context);
-    if (answer.status === 429) await budget.silence(answer.retryAfterMs);
-    return answer;
-  };
-}
-
-/** Stamps the answer with the moment before it was asked for: what it shows is at least as new. */
-function withObservedAt(mirror: Pick<Mirror, 'db'>, clock: ClockComparison, next: Send): Attempt {
-  return async (...ask) => {
-    const observedAt = await databaseNow(mirror);
+    const observedAt = await budget.take(call.priority, call.signal);
     const sentMs = performance.now();
-    const { status, headers, read } = await next(...ask);
+    const { status, headers, read } = await next(input, init, context);
     // Error pages are often some proxy's, and so is their date.
     if (status === 200) clock.note(observedAt, performance.now() - sentMs, headers.get('date'));
     const retryAfterMs = status === 429 ? toRetryAfterMs(headers, Date.now()) : 0;
+    if (status === 429) await budget.silence(retryAfterMs);
     return { status, text: read, retryAfterMs, observedAt };
   };
 }

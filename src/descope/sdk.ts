@@ -2,7 +2,6 @@ import createSdk from '@descope/node-sdk';
 
 import { createTransport, type Answer, type RequestReport, type Resource } from './fetch.ts';
 
-import type { Mirror } from '../mirror/database.ts';
 import type { Budget } from './budget.ts';
 import type { Call } from './types.ts';
 
@@ -24,7 +23,6 @@ export interface SdkDeps {
   readonly managementKey: string;
   /** From the project id where absent. */
   readonly baseUrl?: string | undefined;
-  readonly mirror: Pick<Mirror, 'db'>;
   readonly budget: Budget;
   /** The audit search has a limit of its own, ten a minute. */
   readonly auditBudget: Budget;
@@ -48,7 +46,6 @@ export function createAsk(deps: SdkDeps): {
   readonly clockOffsetMs: () => number;
 } {
   const transport = createTransport({
-    mirror: deps.mirror,
     requestTimeoutMs: deps.requestTimeoutMs ?? REQUEST_TIMEOUT_MS,
     onRequest: deps.onRequest ?? ignore,
     ownBudget: deps.budget,

@@ -38,7 +38,7 @@ export type SweepState =
   | { readonly kind: 'finished'; readonly outcome: Outcome };
 
 /** A window is worth its own half-empty last page from about this many pages on. */
-const PAGES_A_WINDOW = 25;
+const PAGES_A_WINDOW = 50;
 /** Read side by side; more would only crowd the budget. */
 const MAX_WINDOWS = 8;
 

@@ -43,7 +43,7 @@ function recorder(name: string): Budget {
   return {
     take(priority, signal) {
       asked.push(`${name} ${priority}`);
-      return signal.aborted ? Promise.reject(new Stopping()) : Promise.resolve();
+      return signal.aborted ? Promise.reject(new Stopping()) : databaseNow(database.mirror);
     },
     tryTake: () => Promise.resolve(0),
     silence(ms) {
