@@ -247,6 +247,17 @@ for (const [queue, redisUrl] of QUEUES) {
         await w.untilEqual(15_000);
       });
 
+      it('users who can be read still go, though the event does not say who they are', async () => {
+        const w = await begin({
+          redisUrl,
+          simulator: { behaviour: { readLagMs: 1_500, pluralIds: 'none' } },
+        });
+        w.deliver();
+        w.simulator.directory.deleteBatch(someone(w, 3));
+        await untilDelivered(w);
+        await w.untilEqual(15_000);
+      });
+
       it('a user who cannot be read yet appears, though named by login id only', async () => {
         const w = await begin({ redisUrl, simulator: { behaviour: { readLagMs: 1_500 } } });
         const user = w.simulator.directory.createUser({ test: false }, { event: false });

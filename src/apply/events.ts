@@ -6,6 +6,7 @@ import { deleteReported, type Breaker } from './deletions.ts';
 import { noteFates, tellFates, type Fates } from './fates.ts';
 import { judgeLooks, hintOf, type Judged, type Sight } from './hints.ts';
 import { lookUp, type Absence } from './lookUp.ts';
+import { openWhatNamesNobody } from './nameless.ts';
 import { isWanted } from './wanted.ts';
 
 import type { Call, DescopeClient } from '../descope/types.ts';
@@ -224,47 +225,6 @@ const idsOf = (found: readonly { readonly userId: string }[]) => found.map((o) =
 
 function pick<T>(userIds: ReadonlySet<string>, from: ReadonlyMap<string, T>): T[] {
   return [...userIds].map((userId) => from.get(userId)).filter((found) => found !== undefined);
-}
-
-/** A sweep takes seconds to hours; what waits for its end asks this often. */
-const SWEEP_AGAIN_MS = 5_000;
-
-/** Opens what events without a name ask for. Deletions wait for the end of a sweep that is under way. */
-async function openWhatNamesNobody(
-  deps: EventDeps,
-  tx: Executor,
-  judged: readonly Judged[],
-): Promise<{ judged: readonly Judged[]; opened: boolean }> {
-  const lost = judged
-    .map((j) => j.event)
-    .filter((event) => event.userIds.length === 0 && event.loginIds.length === 0);
-  const deletes = new Set(lost.filter((event) => hintOf(event.action) === 'deleted'));
-  const others = lost.filter((event) => !deletes.has(event));
-  // It may have read past these users before they were deleted: a sweep of their own has to follow.
-  const mustWait = deletes.size > 0 && (await isSweeping(deps, tx));
-  if (deletes.size > 0 && !mustWait) {
-    await deps.openSweep(tx, 'users deleted, the event does not say which');
-  }
-  for (const moment of new Set(others.map((event) => event.occurredAt.slice(0, 16)))) {
-    // One window a minute of such events, whatever their number.
-    await deps.openWindow(tx, Date.parse(`${moment}:30Z`));
-  }
-  const outcome = 'names nobody: waiting for the end of a sweep';
-  return {
-    judged: judged.map((j) =>
-      mustWait && deletes.has(j.event) ? { ...j, againMs: SWEEP_AGAIN_MS, outcome } : j,
-    ),
-    opened: others.length > 0 || (deletes.size > 0 && !mustWait),
-  };
-}
-
-async function isSweeping(deps: EventDeps, tx: Executor): Promise<boolean> {
-  const { t } = deps.mirror;
-  const open = await rows(
-    tx,
-    sql`select 1 from ${t.syncRuns} where pull = 'sweep' and outcome is null limit 1`,
-  );
-  return open.length > 0;
 }
 
 /** Marks events done, or due again; in the transaction of the rows they asked for. */

@@ -67,11 +67,9 @@ function isDoubtful(event: DueEvent, hint: Hint, userId: string, sight: Sight): 
   const observation = sight.seen.get(userId);
   if (observation === undefined) return !isCredible(hint, userId, sight);
   if (hint === 'deleted') return true;
-  if (observation.row.modifiedTime === null) return false;
-  const modifiedMs = Date.parse(observation.row.modifiedTime);
-  return ABOUT_RECORDS.test(event.action)
-    ? Date.parse(event.occurredAt) - modifiedMs > TOLERANCE_MS
-    : false;
+  const { modifiedTime } = observation.row;
+  if (modifiedTime === null || !ABOUT_RECORDS.test(event.action)) return false;
+  return Date.parse(event.occurredAt) - Date.parse(modifiedTime) > TOLERANCE_MS;
 }
 
 /**

@@ -108,7 +108,7 @@ interface Trust {
 
 /**
  * Asks until an answer does not contradict itself. One that claims to be everything and tells of fewer
- * than `atLeast` may be deletions meanwhile, or wrongly empty: it is believed when it comes twice. A
+ * than `atLeast` may be deletions meanwhile, or wrongly empty: it is believed when it comes twice running. A
  * full page needs no such doubt, it proves its own stretch; so reading goes on while users are deleted.
  * Where fewer rows than asked for pass for a full page, they may be a partial one: the same rows must
  * come twice.
@@ -131,7 +131,6 @@ async function askUntilProven(
     } else if (verdict.kind === 'whole') {
       if (isBelieved(page.total, atLeast, lowTotal)) return { page, verdict };
       reason = `total fell from ${atLeast} to ${page.total}`;
-      lowTotal = page.total;
     } else if (verdict.kind !== 'upTo' || page.users.length >= trust.rows || stretch === before) {
       // Ties and splits claim nothing; what they lead to is proven by itself.
       if (verdict.kind === 'upTo') trust.rows = page.users.length;
@@ -140,6 +139,7 @@ async function askUntilProven(
       reason = `${page.users.length} rows pass for a full page, and are others every time`;
     }
     before = stretch;
+    lowTotal = verdict.kind === 'whole' ? page.total : undefined;
   }
   throw new WindowUnproven(reason);
 }
@@ -173,12 +173,11 @@ async function readSecond(
   for (let attempt = 1; attempt <= TRIES; attempt++) {
     const { seen, totals, observedAt } = await readPages(deps, query, call);
     const [total = 0] = totals;
-    if (totals.size === 1 && seen.size === total) {
-      if (isBelieved(total, among.atLeast, lowTotal)) {
-        return { observations: [...seen.values()], observedAt };
-      }
-      lowTotal = total;
+    const isWhole = totals.size === 1 && seen.size === total;
+    if (isWhole && isBelieved(total, among.atLeast, lowTotal)) {
+      return { observations: [...seen.values()], observedAt };
     }
+    lowTotal = isWhole ? total : undefined;
     reason = `${seen.size} users read of ${[...totals].join(', then ')} in one second`;
   }
   throw new WindowUnproven(reason);

@@ -191,6 +191,21 @@ describe('reading a range', () => {
     );
   });
 
+  it('does not believe in nobody at all because it is said twice with a page in between', async () => {
+    const users = Array.from({ length: 50 }, (_, at) => {
+      const ms = START_MS + at * 97_003;
+      return { userId: String(at + 1), createdMs: ms, modifiedMs: ms };
+    });
+    // Ten rows where twenty were asked for must come twice to pass for a page.
+    const directory = new MemoryDirectory(users, { ...PLAIN, clamp: 10 }, END_MS);
+    directory.spoilings = new Map([
+      [0, 'zeroTotal'],
+      [2, 'zeroTotal'],
+    ]);
+    const range = { field: 'createdTime', fromMs: 0 } as const;
+    expectComplete(await read(directory, range, 20), users, range);
+  });
+
   it('takes about one request a page where users are spread over time', async () => {
     for (const unit of ['ms', 's'] as const) {
       const users = Array.from({ length: 5_000 }, (_, at) => {

@@ -17,6 +17,10 @@ export interface Actor {
   readonly moved: ReadonlyMap<string, Moved>;
   /** Whether only a sweep can find what happened last to this user. */
   isSilent(userId: string): boolean;
+  /** Whether the sweep that an event asked for has to find that this user is gone. */
+  isNameless(userId: string): boolean;
+  /** Whether the user was there before this history, so that even answers of the past show them. */
+  isOld(userId: string): boolean;
 }
 
 /** The number a given name carries; 0 where it is none of ours. */
@@ -26,13 +30,21 @@ export function markOf(givenName: string | null): number {
 
 export function createActor(
   directory: Directory,
-  pluralIds: History['behaviour']['pluralIds'],
+  { behaviour, steps }: Pick<History, 'behaviour' | 'steps'>,
 ): Actor {
+  const { pluralIds } = behaviour;
+  /** Whether a read right after an event may show the past without telling its age. */
+  const isAgeless =
+    !behaviour.sendModifiedTime &&
+    (behaviour.readLagMs > 0 ||
+      steps.some(({ act }) => act.kind === 'faults' && act.kinds.includes('stale')));
   const moved = new Map<string, Moved>();
   const silent = new Set<string>();
+  const nameless = new Set<string>();
   let lastMark = 0;
   // Test users are not mirrored, and so nobody's business here.
   let live = [...directory.users()].filter((user) => !user.test).map((user) => user.userId);
+  const old = new Set(live);
 
   const nextName = (): Pick<UserContent, 'givenName'> => ({ givenName: `v${++lastMark}` });
 
@@ -48,10 +60,10 @@ export function createActor(
     }
   }
 
-  function created(userIds: readonly string[]): void {
+  function created(userIds: readonly string[], isSeen = true): void {
     const real = userIds.filter((userId) => directory.get(userId)?.test === false);
     live.push(...real);
-    note(real, true, true);
+    note(real, isSeen, isSeen);
   }
 
   function gone(userIds: readonly string[], isTold: boolean): void {
@@ -81,7 +93,8 @@ export function createActor(
     if (isBatch) directory.modifyBatch(userIds, patch, options);
     else for (const userId of userIds) directory.modifyUser(userId, patch, options);
     // A batch event that names nobody leads to no more than the modified pull finds.
-    note(userIds, event && !(isBatch && pluralIds === 'none'), moveModifiedTime);
+    const isTold = event && !(isBatch && pluralIds === 'none');
+    note(userIds, isTold && !isAgeless, moveModifiedTime);
   }
 
   function recreate(userId: string, event: boolean): void {
@@ -99,13 +112,23 @@ export function createActor(
     note([user.userId], event, false);
   }
 
+  /** Of the same moment as somebody of long ago, so that nothing but a page of the sweep shows them. */
+  function transfer(beside: string): void {
+    const createdMs = directory.get(beside)?.createdMs;
+    if (createdMs === undefined || !old.has(beside)) return;
+    const user = directory.createUser({ createdMs, ...nextName() }, { event: false });
+    created([user.userId], false);
+  }
+
   return {
     moved,
+    isOld: (userId) => old.has(userId),
     isSilent: (userId) => silent.has(userId),
+    isNameless: (userId) => nameless.has(userId),
     perform(operation) {
       const { kind, count, event } = operation;
-      const [one] = choose(operation, 1);
       const some = choose(operation, 12);
+      const [one] = some;
       const idsOf = (users: readonly { readonly userId: string }[]) => users.map((u) => u.userId);
       if (kind === 'create') created([directory.createUser(nextName(), { event }).userId]);
       else if (kind === 'createBatch') {
@@ -114,21 +137,30 @@ export function createActor(
         const content = nextName();
         created(idsOf(directory.createMany(3 * count, { content, event, sameInstant: true })));
       } else if (kind === 'brief') brief(event);
-      else if (one === undefined) return;
-      else if (kind === 'change') change(operation, [one], false);
-      else if (kind === 'changeBatch') change(operation, some, true);
-      else if (kind === 'delete') {
-        const leaver = chooseLeaver(operation) ?? one;
-        directory.deleteMany([leaver], { event });
-        gone([leaver], event);
-      } else if (kind === 'deleteBatch') {
-        directory.deleteBatch(some, { event });
-        gone(some, event);
-      } else if (kind === 'recreate') recreate(one, event);
-      else directory.emit('LoginSucceed', [one]);
+      else if (one !== undefined) performOn(one, some, operation);
     },
   };
+
+  function performOn(one: string, some: readonly string[], operation: Operation): void {
+    const { kind, event, who } = operation;
+    if (kind === 'change') change(operation, [one], false);
+    else if (kind === 'changeBatch') change(operation, some, true);
+    else if (kind === 'delete') {
+      const leaver = chooseLeaver(operation) ?? one;
+      directory.deleteMany([leaver], { event });
+      gone([leaver], event);
+    } else if (kind === 'deleteBatch') {
+      directory.deleteBatch(some, { event });
+      gone(some, event);
+      if (event && pluralIds === 'none') for (const userId of some) nameless.add(userId);
+    } else if (kind === 'recreate') recreate(one, event);
+    else if (kind === 'transfer') transfer(one);
+    else if (kind === 'rumour') directory.emit(RUMOURS[who % RUMOURS.length] ?? '', [one]);
+    else directory.emit('LoginSucceed', [one]);
+  }
 }
+
+const RUMOURS = ['UserDeleted', 'UserDeleted', 'UserCreated', 'UserModified'];
 
 const PATCHES: readonly Partial<UserContent>[] = [
   { name: 'Somebody Else' },

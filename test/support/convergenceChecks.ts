@@ -1,12 +1,11 @@
 import { sql } from 'drizzle-orm';
 
-import { asInstant } from '../../src/mirror/database.ts';
 import { USER_ACTIONS } from '../../src/pull/audit.ts';
 import { toAuditRecord } from '../../src/simulator/audit.ts';
 import { parseDelivery, parseRecord } from '../../src/inbox/parse.ts';
 import { markOf, type Actor } from './convergenceActor.ts';
-import { canMislead, type History } from './convergenceHistory.ts';
 
+import type { History } from './convergenceHistory.ts';
 import type { Rig } from './convergenceRig.ts';
 
 /*
@@ -16,7 +15,6 @@ import type { Rig } from './convergenceRig.ts';
 
 interface MirroredRow {
   readonly userId: string;
-  readonly observedAt: string;
   readonly isGone: boolean;
   readonly givenName: string | null;
 }
@@ -32,46 +30,43 @@ export function createChecks(history: History, rig: Rig, actor: Actor): Checks {
   const { scene } = rig;
   const { directory } = scene.simulator;
   const { t } = scene.database.mirror;
-  const lastObservedAt = new Map<string, string>();
-  const isStale = canMislead(history, 'stale');
   const readTrail = createTrail(history, rig);
-
-  function lookAtRow(row: MirroredRow): string[] {
-    const problems: string[] = [];
-    const isThere = directory.get(row.userId) !== undefined;
-    // Ids are never given again, so whoever is there now always was. A stale answer may lie.
-    if (row.isGone && isThere && !isStale) problems.push(`${row.userId}: live, yet tombstoned`);
-    const before = lastObservedAt.get(row.userId);
-    if (before !== undefined && row.observedAt < before) {
-      problems.push(`${row.userId}: observed_at went back from ${before} to ${row.observedAt}`);
-    }
-    lastObservedAt.set(row.userId, row.observedAt);
-    return problems;
-  }
+  /** Answers of the past lie about whoever came a moment ago, loads by id too; of others they cannot. */
+  const mayBeLiedAbout = (userId: string) =>
+    !actor.isOld(userId) && rig.troubles.misledUntilMs() > 0;
 
   async function look(): Promise<string[]> {
     // Before the rows, so that these are at least as new.
     const watermarks = await readWatermarks(rig, history);
     const events = await readEvents(rig);
     const mirrored = await scene.query<MirroredRow>(
-      sql`select user_id as "userId", ${asInstant(sql`observed_at`)} as "observedAt",
-                 deleted_at is not null as "isGone", raw ->> 'givenName' as "givenName"
+      sql`select user_id as "userId", deleted_at is not null as "isGone",
+                 raw ->> 'givenName' as "givenName"
           from ${t.users}`,
     );
     const restored = await scene.query<{ userId: string; witness: string }>(
       sql`select user_id as "userId", witness from ${t.userChanges} where kind = 'restored'`,
     );
     const byId = new Map(mirrored.map((row) => [row.userId, row]));
-    const slackMs = toSlackMs(history);
     return [
-      ...mirrored.flatMap(lookAtRow),
+      ...(await rig.notes.read()),
+      // Ids are never given again, so whoever is there now always was.
+      ...mirrored
+        .filter(({ userId, isGone }) => isGone && directory.get(userId) !== undefined)
+        .filter(({ userId }) => !mayBeLiedAbout(userId))
+        .map(({ userId }) => `${userId}: live, yet tombstoned`),
       // Nobody comes back to this directory, so a restored user was a false tombstone or a false revival.
-      // A load that shows the past may do that; the witness "modified" is always a page.
+      // The witness "modified" is always a page.
       ...restored
-        .filter(({ witness }) => !isStale || witness === 'modified')
+        .filter(({ userId, witness }) => !mayBeLiedAbout(userId) || witness === 'modified')
         .map(({ userId, witness }) => `${userId}: restored by ${witness}`),
-      ...holesInRows(actor, byId, watermarks, slackMs),
-      ...holesInInbox(readTrail(), events, watermarks, slackMs),
+      ...holesInRows(actor, byId, watermarks, createMargin(history, rig, 0)),
+      ...holesInInbox(
+        readTrail(),
+        events,
+        watermarks,
+        createMargin(history, rig, history.behaviour.auditLagMs),
+      ),
     ];
   }
 
@@ -80,6 +75,7 @@ export function createChecks(history: History, rig: Rig, actor: Actor): Checks {
     async conclude() {
       return [
         ...(await look()),
+        ...(await parked(rig)),
         ...(await lostAcknowledged(rig)),
         ...(await feedDiffers(rig)),
         ...overspent(history, rig),
@@ -89,19 +85,17 @@ export function createChecks(history: History, rig: Rig, actor: Actor): Checks {
   };
 }
 
-/** `Date` tells whole seconds, and on a busy machine an answer takes its time. */
-const CLOCK_ERROR_MS = 1_500;
+/** How far behind a watermark something of this moment (epoch ms of Descope's clock) may be missing. */
+type Margin = (atMs: number) => number;
 
-/**
- * How far behind a watermark something may still be missing. Lag and an answer that misleads are
- * mended by the overlap of the next pull.
- */
-function toSlackMs(history: History): number {
-  const { behaviour, settings } = history;
-  if (canMislead(history, 'stale') || canMislead(history, 'zeroTotal')) {
-    return settings.overlapSeconds * 1000;
-  }
-  return Math.max(behaviour.readLagMs, behaviour.auditLagMs) + CLOCK_ERROR_MS;
+/** What the settle time leaves over when the skew, told in whole seconds, is misjudged on a busy machine. */
+const CLOCK_ERROR_MS = 300;
+
+/** Lag and answers that mislead are mended by the overlap of the next pull. */
+function createMargin({ behaviour, settings }: History, rig: Rig, lagMs: number): Margin {
+  const misledUntilMs = rig.troubles.misledUntilMs() + behaviour.clockSkewMs;
+  return (atMs) =>
+    atMs <= misledUntilMs ? settings.overlapSeconds * 1000 : lagMs + CLOCK_ERROR_MS;
 }
 
 interface Watermarks {
@@ -141,10 +135,10 @@ function holesInRows(
   actor: Actor,
   byId: ReadonlyMap<string, MirroredRow>,
   { modified, begunMs, isFilled }: Watermarks,
-  slackMs: number,
+  marginOf: Margin,
 ): string[] {
   return [...actor.moved]
-    .filter(([, { modifiedMs }]) => modifiedMs <= modified - slackMs)
+    .filter(([, { modifiedMs }]) => modifiedMs <= modified - marginOf(modifiedMs))
     .filter(([, { modifiedMs }]) => isFilled || modifiedMs > begunMs)
     .filter(([userId, moved]) => markOf(byId.get(userId)?.givenName ?? null) < moved.mark)
     .map(([userId]) => `${userId}: its change is behind the modified watermark, yet not mirrored`);
@@ -178,12 +172,21 @@ function holesInInbox(
   trail: readonly Told[],
   events: ReadonlySet<string>,
   { audit, begunMs }: Watermarks,
-  slackMs: number,
+  marginOf: Margin,
 ): string[] {
   return trail
-    .filter(({ occurredMs }) => occurredMs > begunMs && occurredMs <= audit - slackMs)
+    .filter(({ occurredMs }) => occurredMs > begunMs)
+    .filter(({ occurredMs }) => occurredMs <= audit - marginOf(occurredMs))
     .filter(({ eventId }) => !events.has(eventId))
     .map(({ name }) => `${name}: behind the audit watermark, yet not in the inbox`);
+}
+
+/** Every event of these histories is one that can be applied. */
+async function parked({ scene }: Rig): Promise<string[]> {
+  const found = await scene.query<{ action: string; error: string | null }>(
+    sql`select action, error from ${scene.database.mirror.t.events} where state = 'parked'`,
+  );
+  return found.map(({ action, error }) => `${action}: parked (${error ?? 'no reason'})`);
 }
 
 /** Guarantee G1; the audit pull may have found the same event, so it must be the webhook's own doing. */
@@ -248,27 +251,26 @@ function overspent({ settings }: History, { scene }: Rig): string[] {
 /** Requests that were on their way already when the 429 came. */
 const ON_THE_WAY_MS = 1_500;
 
-function spokeIntoSilence({ behaviour, steps }: History, { scene, liftedAtMs }: Rig): string[] {
-  // A process that dies, or cannot reach Postgres, may not get to pass the word on.
-  if (steps.some(({ act }) => act.kind === 'kill' || act.kind === 'cutPostgres')) return [];
+/** A process that dies, or cannot reach Postgres, within this time may not get to pass the word on. */
+const PASSING_ON_MS = 1_000;
+
+function spokeIntoSilence({ behaviour }: History, rig: Rig): string[] {
+  const { scene, liftedAtMs, troubles } = rig;
   const { retryAfterHeader, penaltyMs } = behaviour;
   const silentMs = retryAfterHeader && penaltyMs > 0 ? Math.ceil(penaltyMs / 1000) * 1000 : 50_000;
   const { list } = scene.simulator.requests;
   const bucketOf = (kind: string) => (kind === 'audit' ? 'audit' : 'users');
-  const problems: string[] = [];
-  for (const throttled of list.filter(({ status }) => status === 429)) {
-    const lifted = liftedAtMs.find((atMs) => atMs > throttled.atMs) ?? Infinity;
-    const untilMs = Math.min(throttled.atMs + silentMs, lifted);
+  for (const { kind, atMs: saidAtMs } of list.filter(({ status }) => status === 429)) {
+    if (troubles.hit(['kill', 'cutPostgres'], saidAtMs, saidAtMs + PASSING_ON_MS)) continue;
+    const lifted = liftedAtMs.find((atMs) => atMs > saidAtMs) ?? Infinity;
+    const untilMs = Math.min(saidAtMs + silentMs, lifted);
     const spoken = list.filter(
-      ({ kind, atMs }) =>
-        bucketOf(kind) === bucketOf(throttled.kind) &&
-        atMs > throttled.atMs + ON_THE_WAY_MS &&
-        atMs < untilMs,
+      (request) =>
+        bucketOf(request.kind) === bucketOf(kind) &&
+        request.atMs > saidAtMs + ON_THE_WAY_MS &&
+        request.atMs < untilMs,
     );
-    if (spoken.length > 0) {
-      problems.push(`${spoken.length} requests in the silence after a 429`);
-      break;
-    }
+    if (spoken.length > 0) return [`${spoken.length} requests in the silence after a 429`];
   }
-  return problems;
+  return [];
 }

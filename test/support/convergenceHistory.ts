@@ -70,6 +70,7 @@ const operation = fc.record({
   kind: pick<OperationKind>(
     ...(['create', 'createBatch', 'import', 'change', 'change', 'change', 'changeBatch'] as const),
     ...(['delete', 'delete', 'deleteBatch', 'recreate', 'login', 'brief'] as const),
+    ...(['rumour', 'transfer'] as const),
   ),
   who: upTo(10_000),
   count: fc.integer({ min: 1, max: 12 }),
@@ -88,7 +89,11 @@ export type OperationKind =
   | 'recreate'
   | 'login'
   /** Created, and deleted right away. */
-  | 'brief';
+  | 'brief'
+  /** An event that tells of what did not happen. */
+  | 'rumour'
+  /** Comes with the times of long ago and without an event, as by an import behind the scenes. */
+  | 'transfer';
 
 const forMs = fc.integer({ min: 50, max: 900 });
 const faults = fc.record({
@@ -143,8 +148,3 @@ export type Operation = Value<typeof operation>;
 export type Disturbance = Value<typeof disturbance>;
 
 export const isOperation = (act: Operation | Disturbance): act is Operation => 'who' in act;
-
-/** Whether answers may show the past (`stale`) or nobody at all: then only overlapping reads mend. */
-export function canMislead({ steps }: History, kind: 'stale' | 'zeroTotal'): boolean {
-  return steps.some(({ act }) => act.kind === 'faults' && act.kinds.includes(kind));
-}

@@ -1,36 +1,38 @@
-import { setTimeout as delay } from 'node:timers/promises';
 import { sql } from 'drizzle-orm';
 
-import { createRandom } from '../../src/simulator/random.ts';
+import * as backfill from '../../src/commands/backfill.ts';
+import { parseConfig, type Config } from '../../src/config.ts';
+import { runCommand } from '../commands/context.ts';
 import { startForwarder, type Forwarder } from './convergenceForwarder.ts';
+import { createNotes, type Notes } from './convergenceNotes.ts';
+import { createTroubles, endLeases, type Breakable, type Troubles } from './convergenceTrouble.ts';
 import { startProcess, type RunningProcess } from './process.ts';
-import { startProxy, type Proxy } from './proxy.ts';
-import { startRedisServer, type RedisServer } from './redis.ts';
-import { createScene, flushRedis, HMAC_SECRET, type Scene } from './world.ts';
+import { startProxy } from './proxy.ts';
+import { startRedisServer } from './redis.ts';
+import { createScene, HMAC_SECRET, type Scene } from './world.ts';
 
-import type { Disturbance, History } from './convergenceHistory.ts';
+import type { History } from './convergenceHistory.ts';
 
 /** The built service in a process of its own, and all that can break around it. */
 export interface Rig {
   readonly scene: Scene;
   readonly forwarder: Forwarder;
+  readonly troubles: Troubles;
+  readonly notes: Notes;
   /** Instants (epoch ms) at which the silence after a 429 was ended by hand. */
   readonly liftedAtMs: readonly number[];
-  /** Lets something break for a while, and returns at once. */
-  disturb(disturbance: Disturbance, seed: number): void;
   /** Resolves when nothing is broken any more, and nothing lags. */
   heal(): Promise<void>;
   /** Kills the service and starts it again, as a deployment does. */
   restart(): Promise<void>;
-  /** Runs a command beside the service; its exit code. */
-  run(args: readonly string[]): Promise<number>;
+  /** Kills the service for good. */
+  kill(): Promise<void>;
+  /** `rollcall backfill`; whether it says that the sweep is complete. */
+  sweep(): Promise<boolean>;
   /** Why the service ended by itself; undefined while it did not. */
   failure(): string | undefined;
   stop(): Promise<void>;
 }
-
-/** Some take a second each; more of them prove nothing more. */
-const MOST_OF_A_KIND = 2;
 
 export async function startRig(history: History, seed: number): Promise<Rig> {
   const redis = history.settings.queue === 'redis' ? await startRedisServer() : null;
@@ -49,11 +51,16 @@ export async function startRig(history: History, seed: number): Promise<Rig> {
     DESCOPE_BASE_URL: descope.through(scene.simulator.url).replace(/\/$/, ''),
     API_BUDGET_PER_MINUTE: String(budget),
   };
-  const service = createSupervisor(env, forwarder);
-  await service.start();
+  const notes = await createNotes(scene);
+  const parts: Parts = {
+    ...{ scene, descope, forwarder, redis, env, notes },
+    service: createSupervisor(env, forwarder),
+  };
+  const troubles = createTroubles(parts);
+  parts.service.excuse((fromMs, toMs) => troubles.hit(['cutPostgres'], fromMs, toMs));
+  await parts.service.start();
   aim(scene, forwarder, history);
-  const rig = createRig({ scene, descope, forwarder, redis, service, env });
-  return rig;
+  return createRig(parts, troubles);
 }
 
 function toEnv({ behaviour, settings }: History): Record<string, string> {
@@ -83,7 +90,10 @@ function aim({ simulator }: Scene, forwarder: Forwarder, { delivery }: History):
 interface Supervisor {
   start(): Promise<void>;
   kill(): Promise<void>;
+  /** Why the service ended by itself; undefined while it did not, or had an excuse. */
   failure(): string | undefined;
+  /** Tells whether there was a reason to end in a range of time (epoch ms). */
+  excuse(hasReason: (fromMs: number, toMs: number) => boolean): void;
 }
 
 /** Postgres must be there while the service starts, its workers a moment longer than its ports. */
@@ -94,25 +104,31 @@ function createSupervisor(env: Readonly<Record<string, string>>, forwarder: Forw
   let current: RunningProcess | undefined;
   let failure: string | undefined;
   let starting: Promise<void> = Promise.resolve();
+  let isExcused: (fromMs: number, toMs: number) => boolean = () => false;
 
+  /** Resolves to whether it listens. */
   async function startOnce(): Promise<boolean> {
+    const startedAtMs = Date.now();
     const started = startProcess(['start', '--json'], { env });
     current = started;
     const line = await started.waitForLine(/"publicPort":(\d+)/).catch(() => null);
-    if (!line) return false;
-    forwarder.port = Number(line[1]);
-    const startedAtMs = Date.now();
+    const listensAtMs = Date.now();
+    if (line) forwarder.port = Number(line[1]);
     void started.exit.then((code) => {
       if (current !== started) return;
-      if (Date.now() < startedAtMs + STARTING_MS) starting = start();
-      else failure = `the service ended with ${code}: ${started.stderr()}`;
+      const nowMs = Date.now();
+      const isStarting = line === null || nowMs < listensAtMs + STARTING_MS;
+      if (!isStarting || !isExcused(startedAtMs, nowMs)) {
+        failure ??= `the service ended with ${code}: ${started.stderr()}`;
+      }
+      if (line && isStarting) starting = start();
     });
-    return true;
+    return line !== null;
   }
 
   async function start(): Promise<void> {
     for (let attempt = 0; attempt < 10; attempt++) if (await startOnce()) return;
-    failure = `the service does not start: ${current?.stderr() ?? ''}`;
+    failure ??= `the service does not start: ${current?.stderr() ?? ''}`;
   }
 
   return {
@@ -126,41 +142,27 @@ function createSupervisor(env: Readonly<Record<string, string>>, forwarder: Forw
       await killed?.exit;
     },
     failure: () => failure,
+    excuse: (hasReason) => {
+      isExcused = hasReason;
+    },
   };
 }
 
-interface Parts {
-  readonly scene: Scene;
-  readonly descope: Proxy;
-  readonly forwarder: Forwarder;
-  redis: RedisServer | null;
+interface Parts extends Breakable {
   readonly service: Supervisor;
+  readonly notes: Notes;
   readonly env: Readonly<Record<string, string>>;
 }
 
-function createRig(parts: Parts): Rig {
-  const { scene, descope, forwarder, service, env } = parts;
+function createRig(parts: Parts, troubles: Troubles): Rig {
+  const { scene, descope, forwarder, service, notes, env } = parts;
   const { simulator } = scene;
   const liftedAtMs: number[] = [];
-  /** Of each kind one at a time, the others in turn. */
-  const underWay = new Map<string, { last: Promise<void>; count: number }>();
 
   return {
-    scene,
-    forwarder,
-    liftedAtMs,
-    disturb(disturbance, seed) {
-      // A Redis that is away cannot be flushed.
-      const kind = disturbance.kind === 'flushRedis' ? 'stopRedis' : disturbance.kind;
-      const { last, count } = underWay.get(kind) ?? { last: Promise.resolve(), count: 0 };
-      if (count >= MOST_OF_A_KIND) return;
-      underWay.set(kind, {
-        last: last.then(() => happen(parts, disturbance, seed)),
-        count: count + 1,
-      });
-    },
+    ...{ scene, forwarder, troubles, notes, liftedAtMs },
     async heal() {
-      await Promise.all([...underWay.values()].map(({ last }) => last));
+      await troubles.ended();
       simulator.delivery.configure(undefined);
       simulator.faults.clear();
       simulator.behaviour.readLagMs = 0;
@@ -179,10 +181,11 @@ function createRig(parts: Parts): Rig {
       await endLeases(scene);
       await service.start();
     },
-    run: (args) => startProcess(args, { env }).exit,
+    kill: () => service.kill(),
+    sweep: () => sweep(parseConfig(env)),
     failure: () => service.failure(),
     async stop() {
-      await Promise.allSettled([...underWay.values()].map(({ last }) => last));
+      await troubles.ended().catch(() => undefined);
       await service.kill();
       await forwarder.stop();
       await descope.stop();
@@ -192,72 +195,8 @@ function createRig(parts: Parts): Rig {
   };
 }
 
-/** One thing that breaks, until it is whole again. */
-async function happen(parts: Parts, disturbance: Disturbance, seed: number): Promise<void> {
-  const { scene, descope, forwarder, service } = parts;
-  const { simulator, proxy } = scene;
-  const { kind, forMs } = disturbance;
-  switch (kind) {
-    case 'faults':
-      simulator.faults.random(disturbance.rate, disturbance.kinds, createRandom(seed));
-      await delay(forMs);
-      simulator.faults.clear();
-      return;
-    case 'kill':
-      await service.kill();
-      await endLeases(scene);
-      await delay(forMs);
-      await service.start();
-      return;
-    case 'throttle':
-      Object.assign(simulator.behaviour.limits, { users: 0, audit: 0 });
-      await delay(forMs);
-      Object.assign(simulator.behaviour.limits, { users: null, audit: null });
-      simulator.limits.reset();
-      return;
-    case 'cutPostgres':
-      proxy.cut();
-      await delay(forMs);
-      proxy.restore();
-      return;
-    case 'cutDescope':
-      descope.cut();
-      await delay(forMs);
-      descope.restore();
-      return;
-    case 'blackout':
-      descope.cut();
-      await delay(forMs);
-      // Nobody at all may be believed when it is said twice, so it is said once.
-      simulator.faults.next(disturbance.answer, {
-        path: 'search',
-        times: disturbance.answer === 'zeroTotal' ? 1 : 3,
-      });
-      descope.restore();
-      return;
-    case 'noEndpoint':
-      forwarder.isAway = true;
-      await delay(forMs);
-      forwarder.isAway = false;
-      return;
-    case 'flushRedis':
-      if (parts.redis) await flushRedis(parts.redis.url);
-      return;
-    case 'stopRedis':
-      await restartRedis(parts, forMs);
-  }
-}
-
-async function restartRedis(parts: Parts, forMs: number): Promise<void> {
-  if (!parts.redis) return;
-  const port = Number(new URL(parts.redis.url).port);
-  await parts.redis.stop();
-  await delay(forMs);
-  parts.redis = await startRedisServer(port);
-}
-
-/** As after the minute or two for which a killed process keeps others from pulling. */
-async function endLeases(scene: Scene): Promise<void> {
-  const { watermarks } = scene.database.mirror.t;
-  await scene.query(sql`update ${watermarks} set busy_until = null`);
+/** In this process: starting another would take longer than the sweep. */
+async function sweep(config: Config): Promise<boolean> {
+  const outcome = await runCommand(backfill, { config, logs: [] }).catch(() => null);
+  return outcome?.exitCode === 0;
 }

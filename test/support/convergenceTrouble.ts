@@ -1,0 +1,161 @@
+import { setTimeout as delay } from 'node:timers/promises';
+import { sql } from 'drizzle-orm';
+
+import { createRandom } from '../../src/simulator/random.ts';
+import { startRedisServer, type RedisServer } from './redis.ts';
+import { flushRedis, type Scene } from './world.ts';
+
+import type { Forwarder } from './convergenceForwarder.ts';
+import type { Disturbance } from './convergenceHistory.ts';
+import type { Proxy } from './proxy.ts';
+
+/** What can break, and who mends it. */
+export interface Breakable {
+  readonly scene: Scene;
+  /** Between the service and Descope. */
+  readonly descope: Proxy;
+  readonly forwarder: Forwarder;
+  redis: RedisServer | null;
+  readonly service: { start(): Promise<void>; kill(): Promise<void> };
+}
+
+/** What breaks for a while around the service, and when: a check excuses nothing beyond that. */
+export interface Troubles {
+  /** Lets something break for a while, and returns at once. */
+  begin(disturbance: Disturbance, seed: number): void;
+  /** Resolves when nothing is broken any more. */
+  ended(): Promise<void>;
+  /**
+   * Until when (epoch ms) answers showed the past or nobody at all, over and over; Infinity while they
+   * do, -Infinity where they never did.
+   */
+  misledUntilMs(): number;
+  /** Whether one of these was broken at some moment of this range (epoch ms). */
+  hit(kinds: readonly Disturbance['kind'][], fromMs: number, toMs: number): boolean;
+}
+
+interface Spell {
+  readonly disturbance: Disturbance;
+  readonly fromMs: number;
+  toMs: number;
+}
+
+/** Some take a second each; more of them prove nothing more. */
+const MOST_OF_A_KIND = 2;
+
+export function createTroubles(parts: Breakable): Troubles {
+  const spells: Spell[] = [];
+  const failures: unknown[] = [];
+  /** Of each kind one at a time, the others in turn. */
+  const underWay = new Map<string, { last: Promise<void>; count: number }>();
+
+  async function livedThrough(disturbance: Disturbance, seed: number): Promise<void> {
+    const spell = { disturbance, fromMs: Date.now(), toMs: Infinity };
+    spells.push(spell);
+    await happen(parts, disturbance, seed).catch((error: unknown) => failures.push(error));
+    spell.toMs = Date.now();
+  }
+
+  return {
+    begin(disturbance, seed) {
+      // A Redis that is away cannot be flushed.
+      const kind = disturbance.kind === 'flushRedis' ? 'stopRedis' : disturbance.kind;
+      const { last, count } = underWay.get(kind) ?? { last: Promise.resolve(), count: 0 };
+      if (count >= MOST_OF_A_KIND) return;
+      underWay.set(kind, {
+        last: last.then(() => livedThrough(disturbance, seed)),
+        count: count + 1,
+      });
+    },
+    async ended() {
+      await Promise.all([...underWay.values()].map(({ last }) => last));
+      if (failures.length > 0) throw new AggregateError(failures, 'what broke cannot be mended');
+    },
+    misledUntilMs: () =>
+      Math.max(
+        -Infinity,
+        ...spells.filter(({ disturbance }) => misleads(disturbance)).map(({ toMs }) => toMs),
+      ),
+    hit: (kinds, fromMs, toMs) =>
+      spells.some(
+        (spell) =>
+          kinds.includes(spell.disturbance.kind) && spell.fromMs <= toMs && spell.toMs >= fromMs,
+      ),
+  };
+}
+
+/** Whether an answer may show the past, or nobody twice running: then only overlapping reads mend. */
+function misleads(disturbance: Disturbance): boolean {
+  if (disturbance.kind !== 'faults') return false;
+  return disturbance.kinds.some((kind) => kind === 'stale' || kind === 'zeroTotal');
+}
+
+/** One thing that breaks, until it is whole again. */
+async function happen(parts: Breakable, disturbance: Disturbance, seed: number): Promise<void> {
+  const { scene, descope, forwarder, service } = parts;
+  const { simulator, proxy } = scene;
+  const { kind, forMs } = disturbance;
+  switch (kind) {
+    case 'faults':
+      simulator.faults.random(disturbance.rate, disturbance.kinds, createRandom(seed));
+      await delay(forMs);
+      simulator.faults.clear();
+      return;
+    case 'kill':
+      await service.kill();
+      await endLeases(scene);
+      await delay(forMs);
+      await service.start();
+      return;
+    case 'throttle':
+      Object.assign(simulator.behaviour.limits, { users: 0, audit: 0 });
+      await delay(forMs);
+      Object.assign(simulator.behaviour.limits, { users: null, audit: null });
+      simulator.limits.reset();
+      return;
+    case 'cutPostgres':
+      proxy.cut();
+      await delay(forMs);
+      proxy.restore();
+      return;
+    case 'cutDescope':
+      descope.cut();
+      await delay(forMs);
+      descope.restore();
+      return;
+    case 'blackout':
+      descope.cut();
+      await delay(forMs);
+      // Nobody at all may be believed when it is said twice, so it is said once.
+      simulator.faults.next(disturbance.answer, {
+        path: 'search',
+        times: disturbance.answer === 'zeroTotal' ? 1 : 3,
+      });
+      descope.restore();
+      return;
+    case 'noEndpoint':
+      forwarder.isAway = true;
+      await delay(forMs);
+      forwarder.isAway = false;
+      return;
+    case 'flushRedis':
+      if (parts.redis) await flushRedis(parts.redis.url);
+      return;
+    case 'stopRedis':
+      await restartRedis(parts, forMs);
+  }
+}
+
+async function restartRedis(parts: Breakable, forMs: number): Promise<void> {
+  if (!parts.redis) return;
+  const port = Number(new URL(parts.redis.url).port);
+  await parts.redis.stop();
+  await delay(forMs);
+  parts.redis = await startRedisServer(port);
+}
+
+/** As after the minute or two for which a killed process keeps others from pulling. */
+export async function endLeases(scene: Scene): Promise<void> {
+  const { watermarks } = scene.database.mirror.t;
+  await scene.query(sql`update ${watermarks} set busy_until = null`);
+}
