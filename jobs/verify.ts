@@ -3,7 +3,7 @@ import { z } from 'zod';
 import { verifySample } from '../src/pull/sample.ts';
 import { defineJob, KEEP } from './define.ts';
 
-import type { VerifyDeps } from '../src/pull/verify.ts';
+import type { VerifyDeps } from '../src/pull/drift.ts';
 
 /** Compares counts and a random sample with Descope; writes nothing but what it found. */
 export const verify = defineJob({

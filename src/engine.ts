@@ -18,7 +18,7 @@ import type { Logger } from './log.ts';
 import type { Mirror } from './mirror/database.ts';
 import type { AuditDeps } from './pull/audit.ts';
 import type { SweepDeps } from './pull/sweep.ts';
-import type { VerifyDeps } from './pull/verify.ts';
+import type { VerifyDeps } from './pull/drift.ts';
 
 /*
  * What does the work, for the service's workers and for commands in the foreground alike: the mirror,

@@ -19,13 +19,15 @@ export interface ProgressView {
 const LINE_EVERY_MS = 1_000;
 
 /** A bar on a terminal, lines of JSON with `--json`, nothing in a plain pipe. */
-export function createProgressView(context: CommandContext): ProgressView {
+export function createProgressView(
+  context: CommandContext,
+  verb: 'filling' | 'comparing' = 'filling',
+): ProgressView {
   if (context.json) return createJsonLines(context);
   if (!context.isTerminal) return { show: () => undefined, stop: () => undefined };
   const bar = new SingleBar(
     {
-      format:
-        'filling {bar} {value}/{total} users · {rate} users/s · {requests} requests · {left} left',
+      format: `${verb} {bar} {value}/{total} users · {rate} users/s · {requests} requests · {left} left`,
       etaBuffer: 50,
       hideCursor: true,
       clearOnComplete: false,

@@ -1,60 +1,84 @@
 import { hasCompletedSweep } from '../pull/ledger.ts';
-import { verifyMirror, type Verification } from '../pull/verify.ts';
+import { countDrift, totalOf, type Verification } from '../pull/drift.ts';
+import { verifyMirror } from '../pull/verify.ts';
+import { readLastProof } from '../readers/runs.ts';
 import { withEngine } from './foreground.ts';
 import { createProgressView } from './progress.ts';
+import { countOf } from './table.ts';
 
 import type { CommandContext, CommandOptions, ExitCode } from './command.ts';
 
 /** Of each kind of difference, so many are listed for a person; `--json` lists all. */
 const LISTED = 10;
 
+/** What `--json` answers. */
+interface Answer extends Verification {
+  readonly outcome: 'equal' | 'drift';
+  /** When everyone was last found equal, or made equal; null where that never was. */
+  readonly lastProof: string | null;
+}
+
 /** `rollcall verify [--repair]`: drift report; exit 3 if drift remains. */
 export async function run(context: CommandContext, options: CommandOptions): Promise<ExitCode> {
   const repair = options['repair'] === true;
-  const view = createProgressView(context);
-  return withEngine(context, {}, async (engine) => {
-    if (!(await hasCompletedSweep(engine.mirror.db, engine.mirror))) {
+  const view = createProgressView(context, 'comparing');
+  return withEngine(context, {}, async ({ mirror, jobs, signal }) => {
+    if (!(await hasCompletedSweep(mirror.db, mirror))) {
       const reason = 'no sweep has completed yet: run `rollcall backfill` first';
       context.stdout(context.json ? JSON.stringify({ outcome: 'notBegun', reason }) : reason);
       return 3;
     }
-    let requests = 0;
-    const onRead = (users: number) => {
-      view.show({ users, total: null, requests: ++requests });
-    };
     try {
-      const found = await verifyMirror({ ...engine.jobs.verify, onRead }, repair, engine.signal);
+      const found = await verifyMirror(jobs.verify, repair, signal, (progress) => {
+        view.show(progress);
+      });
       view.stop();
-      return report(context, found, repair);
+      const left = repair ? found.held : totalOf(countDrift(found.drift));
+      const outcome = left === 0 ? 'equal' : 'drift';
+      const answer: Answer = { outcome, ...found, lastProof: await readLastProof(mirror) };
+      if (context.json) context.stdout(JSON.stringify(answer));
+      else for (const line of toLines(answer, repair)) context.stdout(line);
+      return left === 0 ? 0 : 3;
     } finally {
       view.stop();
     }
   });
 }
 
-function report(context: CommandContext, found: Verification, repair: boolean): ExitCode {
-  const { missing, extra, different } = found.drift;
-  const differing = missing.length + extra.length + different.length;
-  const remains = repair ? found.held : differing;
-  if (context.json) {
-    context.stdout(JSON.stringify({ outcome: remains === 0 ? 'equal' : 'drift', ...found }));
-    return remains === 0 ? 0 : 3;
-  }
-  context.stdout(
-    `${found.compared} users compared: ${missing.length} missing, ${extra.length} extra, ` +
-      `${different.length} different (drift ${found.driftPpm.toFixed(1)} ppm)`,
-  );
-  const list = (what: string, users: readonly string[]) => {
-    for (const user of users.slice(0, LISTED)) context.stdout(`  ${what} ${user}`);
-    if (users.length > LISTED) context.stdout(`  … and ${users.length - LISTED} more ${what}`);
-  };
-  list('missing', missing);
-  list('extra', extra);
-  list(
-    'different',
-    different.map(({ userId, fields }) => `${userId}: ${fields.join(', ')}`),
-  );
-  if (repair) context.stdout(`${found.repaired} repaired, ${found.held} deletions held`);
-  else if (differing > 0) context.stdout('mend it with `rollcall verify --repair`');
-  return remains === 0 ? 0 : 3;
+/** The report for a person: counts, then who differs and in what, then what to do. Pure. */
+export function toLines(answer: Answer, repair: boolean): string[] {
+  const { compared, requests, drift, driftPpm, lastProof } = answer;
+  const { missing, extra, different } = drift;
+  return [
+    `${countOf(compared, 'user')} compared with ${countOf(requests, 'request')}: ` +
+      `${missing.length} missing, ${extra.length} extra, ${different.length} different ` +
+      `(drift ${driftPpm.toFixed(1)} ppm)`,
+    ...list('missing', missing),
+    ...list('extra', extra),
+    ...list(
+      'different',
+      different.map(({ userId, fields }) => `${userId}: ${fields.join(', ')}`),
+    ),
+    ...remedy(answer, repair),
+    `last proof ${lastProof === null ? 'none yet' : toMoment(lastProof)}`,
+  ];
+}
+
+/** To the second. */
+function toMoment(instant: string): string {
+  return `${instant.slice(0, 19).replace('T', ' ')} UTC`;
+}
+
+function list(what: string, users: readonly string[]): string[] {
+  const lines = users.slice(0, LISTED).map((user) => `  ${what} ${user}`);
+  const others = users.length - LISTED;
+  return others > 0 ? [...lines, `  … and ${others} more ${what}`] : lines;
+}
+
+function remedy({ drift, repaired, held }: Answer, repair: boolean): string[] {
+  const differing = totalOf(countDrift(drift));
+  if (differing === 0) return [];
+  if (!repair) return ['mend it with `rollcall verify --repair`'];
+  const waiting = `${countOf(held, 'deletion')} held: decide with \`rollcall deletions\``;
+  return [`${repaired} repaired`, ...(held > 0 ? [waiting] : [])];
 }

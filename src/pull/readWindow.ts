@@ -89,8 +89,15 @@ async function readSteps(deps: PullDeps, window: Window, signal: AbortSignal): P
   }
 }
 
-/** Asks for the next step while the last one is being written: reading and writing overlap. */
+/**
+ * Asks for the next step while the last one is being written: reading and writing overlap. Only the
+ * first is written before: where another reads the same window, that fails, and one search was enough
+ * to learn it.
+ */
 async function* ahead<T>(source: AsyncGenerator<T, void>): AsyncGenerator<T, void> {
+  const first = await source.next();
+  if (first.done) return;
+  yield first.value;
   let next = source.next();
   for (;;) {
     const { value, done } = await next;

@@ -1,6 +1,6 @@
 import { sql } from 'drizzle-orm';
 
-import { rows, type Mirror } from '../mirror/database.ts';
+import { asInstant, rows, type Mirror } from '../mirror/database.ts';
 
 /** A run of a pull, as far as it has come. */
 export interface RunView {
@@ -35,4 +35,13 @@ export async function readRun(
   );
   if (!row) throw new Error(`sweep ${runId} is not in the ledger`);
   return row;
+}
+
+/** When everyone was last proven equal, by a sweep or a verification; null where that never was. */
+export async function readLastProof({ db, t }: Pick<Mirror, 'db' | 't'>): Promise<string | null> {
+  const [row] = await rows<{ at: string | null }>(
+    db,
+    sql`select ${asInstant(sql`last_proof`)} as at from ${t.syncStatus}`,
+  );
+  return row?.at ?? null;
 }
