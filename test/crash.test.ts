@@ -1,18 +1,20 @@
 import { sql } from 'drizzle-orm';
-import { mkdtemp, rm } from 'node:fs/promises';
 import { request, type ClientRequest } from 'node:http';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
-import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 
 import { toBody } from '../src/simulator/envelopes.ts';
+import {
+  createBuiltServices,
+  type BuiltService,
+  type BuiltServices,
+} from './support/builtService.ts';
 import { eventually } from './support/eventually.ts';
-import { startProcess, type RunningProcess } from './support/process.ts';
 import { startRedisServer, testRedisUrl } from './support/redis.ts';
 import {
   bodyOf,
   createScene,
   postTo,
+  realUserIds,
   signed,
   type Scene,
   type WorldOptions,
@@ -22,26 +24,19 @@ import type { AuditEvent } from '../src/simulator/audit.ts';
 
 /* The built program as a process of its own: killed, stopped, and with its database cut off. */
 
-let cwd: string;
+let services: BuiltServices;
 let scene: Scene | undefined;
-let started: RunningProcess[] = [];
 
-beforeAll(async () => {
-  cwd = await mkdtemp(join(tmpdir(), 'rollcall-crash-'));
+beforeEach(async () => {
+  services = await createBuiltServices();
 });
-afterAll(() => rm(cwd, { recursive: true, force: true }));
 afterEach(async () => {
-  for (const child of started) {
-    child.kill('SIGKILL');
-    await child.exit;
-  }
+  const output = await services.end();
   try {
-    const output = started.map((child) => `${child.stdout()}\n${child.stderr()}`);
-    await scene?.assertPrivate(output.join('\n'));
+    await scene?.assertPrivate(output);
   } finally {
     await scene?.stop();
     scene = undefined;
-    started = [];
   }
 });
 
@@ -53,27 +48,10 @@ async function begin(options: WorldOptions): Promise<Scene> {
   return scene;
 }
 
-interface Running {
-  readonly child: RunningProcess;
-  readonly port: number;
-}
-
-/** Starts the service and waits until it serves. */
-async function start(s: Scene): Promise<Running> {
-  const child = startProcess(['start', '--json'], { cwd, env: s.env });
-  started.push(child);
-  const [, port = ''] = await child.waitForLine(/"publicPort":(\d+),"adminPort"/);
-  return { child, port: Number(port) };
-}
-
-async function kill({ child }: Running): Promise<void> {
-  child.kill('SIGKILL');
-  expect(await child.exit).toBe(137);
-}
+const start = (s: Scene): Promise<BuiltService> => services.start(s.env);
 
 function someone(s: Scene, count: number): string[] {
-  const users = [...s.simulator.directory.users()].filter((user) => !user.test);
-  return users.slice(0, count).map((user) => user.userId);
+  return realUserIds(s).slice(0, count);
 }
 
 async function countPending(s: Scene): Promise<number> {
@@ -134,7 +112,7 @@ for (const [queue, redisUrl] of QUEUES) {
           );
           expect(row?.n).toBeGreaterThan(6_000 * share);
         });
-        await kill(running);
+        await running.kill();
       }
       await start(s);
       await s.untilFilled(60_000);
@@ -177,7 +155,7 @@ for (const [queue, redisUrl] of QUEUES) {
         await eventually(() => {
           expect(told.size).toBeGreaterThan(before + 40);
         });
-        await kill(running);
+        await running.kill();
         await delivering;
         running = await start(s);
       }
@@ -240,7 +218,8 @@ for (const [queue, redisUrl] of QUEUES) {
       const askedMs = performance.now();
       running.child.kill('SIGTERM');
       expect(await running.child.exit).toBe(143);
-      expect(performance.now() - askedMs).toBeLessThan(1_000);
+      // Far from that deadline, however busy the machine.
+      expect(performance.now() - askedMs).toBeLessThan(4_000);
     });
 
     it.each(['cut', 'silence'] as const)(

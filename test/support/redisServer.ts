@@ -3,8 +3,12 @@ import { once } from 'node:events';
 import { connect, createServer } from 'node:net';
 import { setTimeout as delay } from 'node:timers/promises';
 
+import { Redis } from 'ioredis';
+
 export interface RedisServer {
   readonly url: string;
+  /** What its command INFO says under a heading such as `stats`. */
+  info(heading: string): Promise<string>;
   stop(): Promise<void>;
 }
 
@@ -48,6 +52,15 @@ export async function startRedisServer(port?: number): Promise<RedisServer | nul
   }
   return {
     url: `redis://127.0.0.1:${chosen}`,
+    async info(heading) {
+      const redis = new Redis(chosen, { maxRetriesPerRequest: 0 });
+      redis.on('error', () => undefined);
+      try {
+        return await redis.info(heading);
+      } finally {
+        redis.disconnect();
+      }
+    },
     async stop() {
       if (current() !== 'running') return;
       child.kill('SIGKILL');

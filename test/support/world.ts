@@ -30,6 +30,8 @@ export interface WorldOptions {
   readonly role?: Role;
   /** The service reaches Postgres through `proxy`. */
   readonly proxied?: boolean;
+  /** Of a server of the test's own; where absent, a fresh one on the run's server. */
+  readonly database?: TestDatabase;
 }
 
 /** A Descope and a database, and what belongs to whoever stands between them. */
@@ -126,7 +128,7 @@ export async function createScene(options: WorldOptions = {}): Promise<Scene> {
     },
   });
   const secrets = collectSecrets(simulator);
-  const database = await createTestDatabase();
+  const database = options.database ?? (await createTestDatabase());
   const proxy = await startProxy(database.url);
   const env = {
     ...testEnv(simulator, options.redisUrl),
