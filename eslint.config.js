@@ -12,7 +12,7 @@ const fences = [
 ];
 
 export default tseslint.config(
-  { ignores: ['dist', 'node_modules', '.rollcall'] },
+  { ignores: ['dist', 'bench/dist', 'node_modules', '.rollcall'] },
   eslint.configs.recommended,
   ...tseslint.configs.strictTypeChecked,
   {
