@@ -166,7 +166,8 @@ for (const [queue, redisUrl] of QUEUES) {
         });
         directory.deleteBatch(someone(w, 3));
         await untilDelivered(w);
-        await w.untilEqual(15_000);
+        // Two sweeps after one another, and a wait before each.
+        await w.untilEqual(30_000);
       });
 
       it.each(['raw', 'stringified'] as const)('signed over the %s body', async (signOver) => {

@@ -13,7 +13,7 @@ import type { EventDeps } from './events.ts';
 /** By then every replica at the provider has heard of a deletion that an event told at once. */
 const SETTLED_MS = 2_000;
 /** A sweep takes seconds to hours; what waits for its end asks this often. */
-const SWEEP_AGAIN_MS = 5_000;
+const SWEEP_AGAIN_MS = 2_000;
 
 /** Opens what events without a name ask for. Deletions wait for the end of a sweep that is under way. */
 export async function openWhatNamesNobody(
