@@ -191,7 +191,10 @@ export async function deleteVerified(
   return decideSuspects(tx, db, found.runId, found.breaker, 'manual');
 }
 
-/** What a run found is decided together when it ends: all of it, or all held. */
+/**
+ * What a run found is decided together when it ends: all of it, or all held. Whom a person is to decide
+ * about, or has refused to delete, no run decides: the person is asked again.
+ */
 export async function decideSuspects(
   tx: Executor,
   db: Db,
@@ -200,32 +203,38 @@ export async function decideSuspects(
   witness: Witness = 'sweep',
 ): Promise<{ deleted: number; held: number }> {
   const { t } = db;
-  const verified = await rows<Absence>(
+  const verified = await rows<Absence & { readonly isAsked: boolean }>(
     tx,
     sql`select distinct on (d.user_id) d.user_id as "userId", d.evidence,
-               ${asInstant(sql`d.verified_at`)} as "observedAt"
+               ${asInstant(sql`d.verified_at`)} as "observedAt",
+               exists (select 1 from ${t.deletions} other
+                       where other.user_id = d.user_id and other.state in ('held', 'rejected')
+                         and other.run_id is distinct from ${runId}) as "isAsked"
         from ${t.deletions} d join ${t.users} u on u.user_id = d.user_id and u.deleted_at is null
         where d.run_id = ${runId} and d.state = 'verified' order by d.user_id, d.verified_at desc`,
   );
-  const held = isHeld(verified.length, await countLive(tx, db), breaker);
-  const summary = held ? undefined : await tombstone(tx, db, verified, witness);
+  const tooMany = isHeld(verified.length, await countLive(tx, db), breaker);
+  const held = verified.filter(({ isAsked }) => tooMany || isAsked);
+  const free = verified.filter(({ isAsked }) => !tooMany && !isAsked);
+  const { deleted } = await tombstone(tx, db, free, witness);
   // A newer finding takes the place of an older one that still waits.
   await tx.execute(sql`
     update ${t.deletions}
     set state = 'superseded', decided_at = clock_timestamp()
     where state = 'held' and run_id is distinct from ${runId}
       and user_id = any(${textArray(verified.map((a) => a.userId))})`);
-  const decided = held ? verified.map((a) => a.userId) : (summary?.deleted ?? []);
   await tx.execute(sql`
-    update ${t.deletions}
-    set state = ${held ? 'held' : 'tombstoned'},
-        decided_at = case when ${held} then null else clock_timestamp() end
-    where run_id = ${runId} and state = 'verified' and user_id = any(${textArray(decided)})`);
+    update ${t.deletions} set state = 'held'
+    where run_id = ${runId} and state = 'verified'
+      and user_id = any(${textArray(held.map((a) => a.userId))})`);
+  await tx.execute(sql`
+    update ${t.deletions} set state = 'tombstoned', decided_at = clock_timestamp()
+    where run_id = ${runId} and state = 'verified' and user_id = any(${textArray(deleted)})`);
   // Those that something newer was seen of, or that an event removed meanwhile, are nobody's business now.
   await tx.execute(sql`
     update ${t.deletions} set state = 'superseded', decided_at = clock_timestamp()
     where run_id = ${runId} and state = 'verified'`);
-  return { deleted: summary?.deleted.length ?? 0, held: held ? verified.length : 0 };
+  return { deleted: deleted.length, held: held.length };
 }
 
 /** Writes the tombstones. */

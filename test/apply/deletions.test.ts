@@ -5,6 +5,7 @@ import { applyObservations } from '../../src/apply/apply.ts';
 import {
   countLive,
   deleteReported,
+  deleteVerified,
   isHeld,
   type Breaker,
   type Decided,
@@ -73,13 +74,17 @@ describe('deletions that events report', () => {
   const userId = (at: number) => `U${String(at).padStart(4, '0')}`;
   const breaker: Breaker = { maxCount: 20, maxPercent: 50 };
 
-  /** Reports users `from` to `to` - 1 gone. */
-  async function report(from: number, to: number): Promise<Decided> {
-    const { mirror } = database;
-    const observedAt = await databaseNow(mirror);
-    const absences = Array.from({ length: to - from }, (_, at) => {
+  /** Users `from` to `to` - 1 are gone. */
+  async function absencesOf(from: number, to: number) {
+    const observedAt = await databaseNow(database.mirror);
+    return Array.from({ length: to - from }, (_, at) => {
       return { userId: userId(from + at), observedAt, evidence: 'not found (E112102)' };
     });
+  }
+
+  async function report(from: number, to: number): Promise<Decided> {
+    const { mirror } = database;
+    const absences = await absencesOf(from, to);
     return transaction(mirror, (tx) => deleteReported(tx, mirror, absences, 'webhook', breaker));
   }
 
@@ -123,6 +128,22 @@ describe('deletions that events report', () => {
     await report(0, 30);
     await report(0, 30);
     expect(await states()).toEqual({ held: 30 });
+  });
+
+  it('that are held, or were refused by a person, are carried out by no sweep that finds fewer (G4)', async () => {
+    const { mirror } = database;
+    const { db, t } = mirror;
+    const sweep = async (runId: number) => {
+      const gone = [...(await absencesOf(0, 15)), ...(await absencesOf(100 + runId, 102 + runId))];
+      return transaction(mirror, (tx) => deleteVerified(tx, mirror, { runId, gone, breaker }));
+    };
+    await report(0, 30);
+    expect(await sweep(10)).toEqual({ deleted: 2, held: 15 });
+    expect(await states()).toEqual({ held: 30, superseded: 15, tombstoned: 2 });
+    await db.execute(sql`update ${t.deletions} set state = 'rejected' where state = 'held'`);
+    expect(await sweep(20)).toEqual({ deleted: 2, held: 15 });
+    expect(await states()).toEqual({ held: 15, rejected: 30, superseded: 15, tombstoned: 4 });
+    expect(await live()).toBe(396);
   });
 
   it('do not count users that are gone already or were never here', async () => {
