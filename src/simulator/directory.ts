@@ -1,5 +1,6 @@
 import { AuditLog } from './audit.ts';
-import { generateContent, isTestUser, serialOf, userIdOf } from './generate.ts';
+import { generateContent, isTestUser, userIdOf } from './generate.ts';
+import { LoginIds } from './loginIds.ts';
 import { populate } from './populate.ts';
 import { below, idOf } from './random.ts';
 import { Timeline } from './timeline.ts';
@@ -50,8 +51,7 @@ export class Directory {
   readonly projectId: string;
   private readonly behaviour: Behaviour;
   private readonly now: () => number;
-  /** Who was last given a login id that was not generated. */
-  private readonly holders = new Map<string, string>();
+  private readonly loginIds: LoginIds;
   private readonly listeners = new Set<(event: AuditEvent) => void>();
   private nextSerial: number;
   private nextEvent = 1;
@@ -59,6 +59,7 @@ export class Directory {
 
   constructor(options: DirectoryOptions) {
     this.seed = options.seed;
+    this.loginIds = new LoginIds(options.seed);
     this.projectId = options.projectId;
     this.behaviour = options.behaviour;
     this.now = options.now;
@@ -126,7 +127,9 @@ export class Directory {
 
   /** Who has this login id, as of the timeline's last `seek`. */
   holderOf(loginId: string): StoredUser | undefined {
-    const likely = this.likelyHolders(loginId).flatMap((userId) => this.timeline.get(userId) ?? []);
+    const likely = this.loginIds
+      .likelyHolders(loginId)
+      .flatMap((userId) => this.timeline.get(userId) ?? []);
     // The past may have had another holder.
     for (const user of [...likely, ...this.timeline.outdated()]) {
       if (this.content(user).loginIds.includes(loginId)) return user;
@@ -210,6 +213,19 @@ export class Directory {
     return this.createUser({ loginIds }, options);
   }
 
+  /**
+   * Brings a deleted user back under the same id, as an import that keeps ids does.
+   * @throws Error where the user is there, or another has one of their login ids
+   */
+  bringBack(user: StoredUser, options: MutationOptions = {}): void {
+    if (this.get(user.userId)) throw new Error(`the directory has a user ${user.userId}`);
+    const { loginIds } = this.content(user);
+    this.timeline.record(user.userId, user);
+    if (user.test) this.testUsers++;
+    const back = this.modify(user.userId, { loginIds }, options);
+    if (options.event !== false) this.publish('UserCreated', [back]);
+  }
+
   /** Records something that changes no user, such as `LoginSucceed` or an action of one's own. */
   emit(action: string, userIds: readonly string[] = []): AuditEvent {
     const users = userIds.map((userId) => this.existing(userId));
@@ -228,13 +244,8 @@ export class Directory {
   }
 
   private createAll(count: number, options: CreateManyOptions): StoredUser[] {
-    const sharedMs = this.clockMs();
-    return Array.from({ length: count }, () =>
-      this.create({
-        ...options.content,
-        ...(options.sameInstant ? { createdMs: sharedMs } : {}),
-      }),
-    );
+    const shared = options.sameInstant ? { createdMs: this.clockMs() } : {};
+    return Array.from({ length: count }, () => this.create({ ...options.content, ...shared }));
   }
 
   private modify(
@@ -271,22 +282,11 @@ export class Directory {
 
   /** Login ids are unique among live users, and are answered as external ids too. */
   private claim(userId: string, patch: Partial<UserContent>): Partial<UserContent> {
-    for (const loginId of patch.loginIds ?? []) {
-      const taken = this.likelyHolders(loginId).some((holderId) => {
-        const holder = holderId === userId ? undefined : this.timeline.current(holderId);
-        return holder && this.content(holder).loginIds.includes(loginId);
-      });
-      if (taken) throw new Error(`another user has a login id wanted for ${userId}`);
-    }
-    for (const loginId of patch.loginIds ?? []) this.holders.set(loginId, userId);
+    this.loginIds.claim(userId, patch.loginIds ?? [], (holderId, loginId) => {
+      const holder = this.timeline.current(holderId);
+      return holder !== undefined && this.content(holder).loginIds.includes(loginId);
+    });
     return patch.loginIds ? { externalIds: patch.loginIds, ...patch } : patch;
-  }
-
-  private likelyHolders(loginId: string): string[] {
-    const given = this.holders.get(loginId);
-    const serial = serialOf(loginId);
-    const generated = serial === undefined ? [] : [userIdOf(this.seed, serial)];
-    return given === undefined ? generated : [given, ...generated];
   }
 
   private publish(

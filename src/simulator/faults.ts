@@ -67,9 +67,17 @@ export class Faults {
     return this.happened;
   }
 
-  /** The next `times` requests (to `path`) fail like this. Orders are carried out in turn. */
-  next(kind: FaultKind, { path, times = 1, delayMs = 1000 }: FaultOrder = {}): void {
-    this.orders.push({ fault: { kind, delayMs }, path, left: times });
+  /**
+   * The next `times` requests (to `path`) fail like this. Orders are carried out in turn. Returns how
+   * to call off what is left of it.
+   */
+  next(kind: FaultKind, { path, times = 1, delayMs = 1000 }: FaultOrder = {}): () => void {
+    const order = { fault: { kind, delayMs }, path, left: times };
+    this.orders.push(order);
+    return () => {
+      const index = this.orders.indexOf(order);
+      if (index >= 0) this.orders.splice(index, 1);
+    };
   }
 
   /** From now on each request fails with probability `rate`, in one of these ways; 0 ends it. */

@@ -1,6 +1,7 @@
 import type { Directory } from '../../src/simulator/directory.ts';
+import type { StoredUser } from '../../src/simulator/timeline.ts';
 import type { UserContent } from '../../src/simulator/generate.ts';
-import type { History, Operation } from './convergenceHistory.ts';
+import type { History, Operation, OperationKind } from './convergenceHistory.ts';
 
 /** What the mirror must show of a user by the modified pull alone. */
 export interface Moved {
@@ -19,9 +20,19 @@ export interface Actor {
   isSilent(userId: string): boolean;
   /** Whether the sweep that an event asked for has to find that this user is gone. */
   isNameless(userId: string): boolean;
-  /** Whether the user was there before this history, so that even answers of the past show them. */
+  /** Whether the user was there before this history and ever since: even answers of the past show them. */
   isOld(userId: string): boolean;
+  /** Whether the user was deleted and came back. */
+  isBack(userId: string): boolean;
 }
+
+/** Kinds of operations that befall users who are there. */
+type OnSomebody = Exclude<
+  OperationKind,
+  'create' | 'createBatch' | 'import' | 'brief' | 'comeBack'
+>;
+/** Befalls the first of these users, or all of them. */
+type Deed = (operation: Operation, one: string, some: readonly string[]) => void;
 
 /** The number a given name carries; 0 where it is none of ours. */
 export function markOf(givenName: string | null): number {
@@ -38,6 +49,8 @@ export function createActor(
     !behaviour.sendModifiedTime &&
     (behaviour.readLagMs > 0 ||
       steps.some(({ act }) => act.kind === 'faults' && act.kinds.includes('stale')));
+  /** Whether a page may put back what a load by id has already shown. */
+  const isPutBack = steps.some(({ act }) => act.kind === 'stalePages');
   const moved = new Map<string, Moved>();
   const silent = new Set<string>();
   const nameless = new Set<string>();
@@ -45,6 +58,9 @@ export function createActor(
   // Test users are not mirrored, and so nobody's business here.
   let live = [...directory.users()].filter((user) => !user.test).map((user) => user.userId);
   const old = new Set(live);
+  /** Deleted ones, as they last were. */
+  let leavers: StoredUser[] = [];
+  const back = new Set<string>();
 
   const nextName = (): Pick<UserContent, 'givenName'> => ({ givenName: `v${++lastMark}` });
 
@@ -66,16 +82,38 @@ export function createActor(
     note(real, isSeen, isSeen);
   }
 
+  /** Deletes them as `how` does, and remembers them. */
+  function remove(userIds: readonly string[], isTold: boolean, how: () => void): void {
+    leavers.push(...userIds.flatMap((userId) => directory.get(userId) ?? []));
+    how();
+    gone(userIds, isTold);
+  }
+
   function gone(userIds: readonly string[], isTold: boolean): void {
     live = live.filter((userId) => !userIds.includes(userId));
+    for (const userId of userIds) old.delete(userId);
     note(userIds, isTold, false);
   }
 
-  /** Every other time someone who came or changed a moment ago: answers of the past still show them. */
-  function chooseLeaver(operation: Operation): string | undefined {
+  /** Someone who came or changed a moment ago: answers of the past show them otherwise. */
+  function chooseRecent({ who }: Operation): string | undefined {
     const recent = [...moved.keys()].filter((userId) => live.includes(userId)).slice(-5);
-    const isRecent = operation.who % 2 === 0 && recent.length > 0;
-    return isRecent ? recent[operation.who % recent.length] : choose(operation, 1)[0];
+    return recent[who % recent.length];
+  }
+
+  /** One of the last to leave is back; nobody where their place is taken. */
+  function comeBack({ who, event, moveModifiedTime }: Operation): void {
+    const recent = leavers.slice(-4);
+    const user = recent[who % recent.length];
+    if (!user) return;
+    leavers = leavers.filter(({ userId }) => userId !== user.userId);
+    directory.bringBack(user, { event, moveModifiedTime });
+    live.push(user.userId);
+    back.add(user.userId);
+    nameless.delete(user.userId);
+    note([user.userId], event && !isAgeless && !isPutBack, moveModifiedTime);
+    // When the mirror shows them again is for a load by id to tell, not for the watermark.
+    moved.delete(user.userId);
   }
 
   function choose({ who, count }: Operation, most: number): string[] {
@@ -94,7 +132,7 @@ export function createActor(
     else for (const userId of userIds) directory.modifyUser(userId, patch, options);
     // A batch event that names nobody leads to no more than the modified pull finds.
     const isTold = event && !(isBatch && pluralIds === 'none');
-    note(userIds, isTold && !isAgeless, moveModifiedTime);
+    note(userIds, isTold && !isAgeless && !isPutBack, moveModifiedTime);
   }
 
   function recreate(userId: string, event: boolean): void {
@@ -120,9 +158,39 @@ export function createActor(
     created([user.userId], false);
   }
 
+  const onSomebody: Record<OnSomebody, Deed> = {
+    change: (operation, one) => {
+      change(operation, [one], false);
+    },
+    again: (operation, one) => {
+      change(operation, [chooseRecent(operation) ?? one], false);
+    },
+    changeBatch: (operation, _, some) => {
+      change(operation, some, true);
+    },
+    delete(operation, one) {
+      const { who, event } = operation;
+      const leaver = (who % 2 === 0 ? chooseRecent(operation) : undefined) ?? one;
+      remove([leaver], event, () => directory.deleteMany([leaver], { event }));
+    },
+    deleteBatch({ event }, _, some) {
+      remove(some, event, () => directory.deleteBatch(some, { event }));
+      if (event && pluralIds === 'none') for (const userId of some) nameless.add(userId);
+    },
+    recreate: ({ event }, one) => {
+      recreate(one, event);
+    },
+    transfer: (_, one) => {
+      transfer(one);
+    },
+    rumour: ({ who }, one) => void directory.emit(RUMOURS[who % RUMOURS.length] ?? '', [one]),
+    login: (_, one) => void directory.emit('LoginSucceed', [one]),
+  };
+
   return {
     moved,
     isOld: (userId) => old.has(userId),
+    isBack: (userId) => back.has(userId),
     isSilent: (userId) => silent.has(userId),
     isNameless: (userId) => nameless.has(userId),
     perform(operation) {
@@ -137,27 +205,10 @@ export function createActor(
         const content = nextName();
         created(idsOf(directory.createMany(3 * count, { content, event, sameInstant: true })));
       } else if (kind === 'brief') brief(event);
-      else if (one !== undefined) performOn(one, some, operation);
+      else if (kind === 'comeBack') comeBack(operation);
+      else if (one !== undefined) onSomebody[kind](operation, one, some);
     },
   };
-
-  function performOn(one: string, some: readonly string[], operation: Operation): void {
-    const { kind, event, who } = operation;
-    if (kind === 'change') change(operation, [one], false);
-    else if (kind === 'changeBatch') change(operation, some, true);
-    else if (kind === 'delete') {
-      const leaver = chooseLeaver(operation) ?? one;
-      directory.deleteMany([leaver], { event });
-      gone([leaver], event);
-    } else if (kind === 'deleteBatch') {
-      directory.deleteBatch(some, { event });
-      gone(some, event);
-      if (event && pluralIds === 'none') for (const userId of some) nameless.add(userId);
-    } else if (kind === 'recreate') recreate(one, event);
-    else if (kind === 'transfer') transfer(one);
-    else if (kind === 'rumour') directory.emit(RUMOURS[who % RUMOURS.length] ?? '', [one]);
-    else directory.emit('LoginSucceed', [one]);
-  }
 }
 
 const RUMOURS = ['UserDeleted', 'UserDeleted', 'UserCreated', 'UserModified'];

@@ -32,8 +32,7 @@ export function createChecks(history: History, rig: Rig, actor: Actor): Checks {
   const { t } = scene.database.mirror;
   const readTrail = createTrail(history, rig);
   /** Answers of the past lie about whoever came a moment ago, loads by id too; of others they cannot. */
-  const mayBeLiedAbout = (userId: string) =>
-    !actor.isOld(userId) && rig.troubles.misledUntilMs() > 0;
+  const mayBeLiedAbout = (userId: string) => !actor.isOld(userId) && rig.troubles.wereLoadsMisled();
 
   async function look(): Promise<string[]> {
     // Before the rows, so that these are at least as new.
@@ -50,15 +49,17 @@ export function createChecks(history: History, rig: Rig, actor: Actor): Checks {
     const byId = new Map(mirrored.map((row) => [row.userId, row]));
     return [
       ...(await rig.notes.read()),
-      // Ids are never given again, so whoever is there now always was.
       ...mirrored
         .filter(({ userId, isGone }) => isGone && directory.get(userId) !== undefined)
-        .filter(({ userId }) => !mayBeLiedAbout(userId))
+        .filter(({ userId }) => !actor.isBack(userId) && !mayBeLiedAbout(userId))
         .map(({ userId }) => `${userId}: live, yet tombstoned`),
-      // Nobody comes back to this directory, so a restored user was a false tombstone or a false revival.
-      // The witness "modified" is always a page.
+      // Who never came back was wrongly tombstoned or is wrongly revived. These two witnesses are pages.
       ...restored
-        .filter(({ userId, witness }) => !mayBeLiedAbout(userId) || witness === 'modified')
+        .filter(
+          ({ userId, witness }) =>
+            ['modified', 'sweep'].includes(witness) ||
+            !(actor.isBack(userId) || mayBeLiedAbout(userId)),
+        )
         .map(({ userId, witness }) => `${userId}: restored by ${witness}`),
       ...holesInRows(actor, byId, watermarks, createMargin(history, rig, 0)),
       ...holesInInbox(

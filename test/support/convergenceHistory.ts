@@ -69,8 +69,9 @@ const settings = fc.record({
 const operation = fc.record({
   kind: pick<OperationKind>(
     ...(['create', 'createBatch', 'import', 'change', 'change', 'change', 'changeBatch'] as const),
+    ...(['again', 'again', 'again'] as const),
     ...(['delete', 'delete', 'deleteBatch', 'recreate', 'login', 'brief'] as const),
-    ...(['rumour', 'transfer'] as const),
+    ...(['comeBack', 'comeBack', 'rumour', 'transfer'] as const),
   ),
   who: upTo(10_000),
   count: fc.integer({ min: 1, max: 12 }),
@@ -84,9 +85,13 @@ export type OperationKind =
   | 'import'
   | 'change'
   | 'changeBatch'
+  /** A change to somebody who changed a moment ago: answers about them cross. */
+  | 'again'
   | 'delete'
   | 'deleteBatch'
   | 'recreate'
+  /** Somebody who was deleted is there again, under the same id. */
+  | 'comeBack'
   | 'login'
   /** Created, and deleted right away. */
   | 'brief'
@@ -109,6 +114,21 @@ const breakage = fc.record({
   ),
   forMs,
 });
+/** Every other answer takes a second, so that what is asked later is known earlier. */
+const late = fc.record({
+  kind: fc.constant('late' as const),
+  forMs: fc.integer({ min: 1_500, max: 3_000 }),
+});
+/** Pages of the past, beside loads by id that know better. */
+const stalePages = fc.record({
+  kind: fc.constant('stalePages' as const),
+  forMs: fc.integer({ min: 900, max: 2_500 }),
+});
+/** No search is allowed, for some pulls; loads by id are. */
+const noSearch = fc.record({
+  kind: fc.constant('noSearch' as const),
+  forMs: fc.integer({ min: 2_000, max: 4_000 }),
+});
 /** Answers of the past, for as long as a pull or two may meet them. */
 const stale = fc.record({
   kind: fc.constant('faults' as const),
@@ -126,6 +146,9 @@ const disturbance = fc.oneof(
   { weight: 4, arbitrary: faults },
   { weight: 1, arbitrary: stale },
   { weight: 1, arbitrary: blackout },
+  { weight: 3, arbitrary: late },
+  { weight: 1, arbitrary: stalePages },
+  { weight: 1, arbitrary: noSearch },
   { weight: 8, arbitrary: breakage },
 );
 

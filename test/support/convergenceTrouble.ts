@@ -5,6 +5,7 @@ import { createRandom } from '../../src/simulator/random.ts';
 import { startRedisServer, type RedisServer } from './redis.ts';
 import { flushRedis, type Scene } from './world.ts';
 
+import type { FaultKind } from '../../src/simulator/faults.ts';
 import type { Forwarder } from './convergenceForwarder.ts';
 import type { Disturbance } from './convergenceHistory.ts';
 import type { Proxy } from './proxy.ts';
@@ -30,6 +31,8 @@ export interface Troubles {
    * do, -Infinity where they never did.
    */
   misledUntilMs(): number;
+  /** Whether loads by id were among these answers. */
+  wereLoadsMisled(): boolean;
   /** Whether one of these was broken at some moment of this range (epoch ms). */
   hit(kinds: readonly Disturbance['kind'][], fromMs: number, toMs: number): boolean;
 }
@@ -76,6 +79,8 @@ export function createTroubles(parts: Breakable): Troubles {
         -Infinity,
         ...spells.filter(({ disturbance }) => misleads(disturbance)).map(({ toMs }) => toMs),
       ),
+    wereLoadsMisled: () =>
+      spells.some(({ disturbance }) => misleads(disturbance) && disturbance.kind === 'faults'),
     hit: (kinds, fromMs, toMs) =>
       spells.some(
         (spell) =>
@@ -86,6 +91,7 @@ export function createTroubles(parts: Breakable): Troubles {
 
 /** Whether an answer may show the past, or nobody twice running: then only overlapping reads mend. */
 function misleads(disturbance: Disturbance): boolean {
+  if (disturbance.kind === 'stalePages') return true;
   if (disturbance.kind !== 'faults') return false;
   return disturbance.kinds.some((kind) => kind === 'stale' || kind === 'zeroTotal');
 }
@@ -95,59 +101,74 @@ async function happen(parts: Breakable, disturbance: Disturbance, seed: number):
   const { scene, descope, forwarder, service } = parts;
   const { simulator, proxy } = scene;
   const { kind, forMs } = disturbance;
+  const faultsFor = async (rate: number, kinds: readonly FaultKind[]) => {
+    simulator.faults.random(rate, kinds, createRandom(seed));
+    await delay(forMs);
+    simulator.faults.clear();
+  };
+  const cutFor = async (connection: Proxy) => {
+    connection.cut();
+    await delay(forMs);
+    connection.restore();
+  };
   switch (kind) {
     case 'faults':
-      simulator.faults.random(disturbance.rate, disturbance.kinds, createRandom(seed));
-      await delay(forMs);
-      simulator.faults.clear();
-      return;
-    case 'kill':
-      await service.kill();
-      await endLeases(scene);
-      await delay(forMs);
-      await service.start();
-      return;
+      return faultsFor(disturbance.rate, disturbance.kinds);
+    case 'late':
+      return faultsFor(0.5, ['slow']);
+    case 'stalePages':
+      return spoilSearches(simulator, 'stale', forMs);
+    case 'noSearch':
+      return spoilSearches(simulator, 'status403', forMs);
+    case 'cutPostgres':
+      return cutFor(proxy);
+    case 'cutDescope':
+      return cutFor(descope);
+    case 'blackout':
+      // Nobody at all may be believed when it is said twice, so it is said once.
+      simulator.faults.next(disturbance.answer, {
+        path: 'search',
+        times: disturbance.answer === 'zeroTotal' ? 1 : 3,
+      });
+      return cutFor(descope);
     case 'throttle':
       Object.assign(simulator.behaviour.limits, { users: 0, audit: 0 });
       await delay(forMs);
       Object.assign(simulator.behaviour.limits, { users: null, audit: null });
       simulator.limits.reset();
       return;
-    case 'cutPostgres':
-      proxy.cut();
+    case 'kill':
+      await service.kill();
+      await endLeases(scene);
       await delay(forMs);
-      proxy.restore();
-      return;
-    case 'cutDescope':
-      descope.cut();
-      await delay(forMs);
-      descope.restore();
-      return;
-    case 'blackout':
-      descope.cut();
-      await delay(forMs);
-      // Nobody at all may be believed when it is said twice, so it is said once.
-      simulator.faults.next(disturbance.answer, {
-        path: 'search',
-        times: disturbance.answer === 'zeroTotal' ? 1 : 3,
-      });
-      descope.restore();
-      return;
+      return service.start();
     case 'noEndpoint':
       forwarder.isAway = true;
       await delay(forMs);
       forwarder.isAway = false;
       return;
     case 'flushRedis':
-      if (parts.redis) await flushRedis(parts.redis.url);
-      return;
     case 'stopRedis':
-      await restartRedis(parts, forMs);
+      await breakRedis(parts, disturbance);
   }
 }
 
-async function restartRedis(parts: Breakable, forMs: number): Promise<void> {
+/** More than there are in any spell. */
+const EVERY_SEARCH = 10_000;
+
+async function spoilSearches(
+  { faults }: Scene['simulator'],
+  kind: FaultKind,
+  forMs: number,
+): Promise<void> {
+  const callOff = faults.next(kind, { path: 'search', times: EVERY_SEARCH });
+  await delay(forMs);
+  callOff();
+}
+
+async function breakRedis(parts: Breakable, { kind, forMs }: Disturbance): Promise<void> {
   if (!parts.redis) return;
+  if (kind === 'flushRedis') return flushRedis(parts.redis.url);
   const port = Number(new URL(parts.redis.url).port);
   await parts.redis.stop();
   await delay(forMs);
