@@ -13,7 +13,7 @@ const { values } = parseArgs({
     seeds: { type: 'string', default: '40' },
     /** How many side by side. */
     lanes: { type: 'string', default: '4' },
-    /** Only mutants whose name holds this. */
+    /** Only mutants whose name matches this regular expression. */
     only: { type: 'string', default: '' },
   },
 });
@@ -100,7 +100,7 @@ async function live({ name, edits }) {
 }
 
 // A mistake in the list is told before hours of work.
-const chosen = readMutants().filter(({ name }) => name.includes(values.only));
+const chosen = readMutants().filter(({ name }) => new RegExp(values.only).test(name));
 const folder = copyTree();
 try {
   for (const { file, find } of chosen.flatMap(({ edits }) => edits)) {
