@@ -61,6 +61,8 @@ export function createActor(
   /** Deleted ones, as they last were. */
   let leavers: StoredUser[] = [];
   const back = new Set<string>();
+  /** Who changes again and again. */
+  let restless: string | undefined;
 
   const nextName = (): Pick<UserContent, 'givenName'> => ({ givenName: `v${++lastMark}` });
 
@@ -162,8 +164,9 @@ export function createActor(
     change: (operation, one) => {
       change(operation, [one], false);
     },
-    again: (operation, one) => {
-      change(operation, [chooseRecent(operation) ?? one], false);
+    again(operation, one) {
+      if (!live.includes(restless ?? '')) restless = one;
+      change(operation, [restless ?? one], false);
     },
     changeBatch: (operation, _, some) => {
       change(operation, some, true);

@@ -85,7 +85,7 @@ export type OperationKind =
   | 'import'
   | 'change'
   | 'changeBatch'
-  /** A change to somebody who changed a moment ago: answers about them cross. */
+  /** A change to the one who changes all the time, so that answers about them cross. */
   | 'again'
   | 'delete'
   | 'deleteBatch'
@@ -117,7 +117,7 @@ const breakage = fc.record({
 /** Every other answer takes a second, so that what is asked later is known earlier. */
 const late = fc.record({
   kind: fc.constant('late' as const),
-  forMs: fc.integer({ min: 1_500, max: 3_000 }),
+  forMs: fc.integer({ min: 2_000, max: 4_000 }),
 });
 /** Pages of the past, beside loads by id that know better. */
 const stalePages = fc.record({
@@ -154,7 +154,7 @@ const disturbance = fc.oneof(
 
 const step = fc.record({
   /** Before it, since the last one. */
-  pauseMs: pick(0, 0, 20, 60, 150),
+  pauseMs: pick(0, 0, 20, 60, 150, 400),
   act: fc.oneof({ weight: 8, arbitrary: operation }, { weight: 1, arbitrary: disturbance }),
 });
 
