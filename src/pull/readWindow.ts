@@ -10,6 +10,7 @@ import { readRange, type ProvenStep, type Range } from './readRange.ts';
 
 import type { ApplySummary } from '../apply/batch.ts';
 import type { Call, DescopeClient } from '../descope/types.ts';
+import type { Present } from '../observation.ts';
 
 /*
  * In: the id of a window in the ledger. Out: its users in the mirror and the window proven, or a gap
@@ -28,6 +29,9 @@ export interface PullDeps {
   /** Told of each step as it is committed. */
   readonly onStep?: (step: { pull: Window['pull']; rows: number; summary: ApplySummary }) => void;
 }
+
+/** Most ids a load takes. */
+const LOAD_LIMIT = 100;
 
 /** Another reader moved the window's cursor: this one's step is rolled back. */
 class TakenOver extends Error {}
@@ -109,21 +113,59 @@ async function* ahead<T>(source: AsyncGenerator<T, void>): AsyncGenerator<T, voi
   }
 }
 
+/** What a step has cost and, where it ends its window, what it proves. */
+interface Progress {
+  readonly requests: number;
+  /** Of the modified pull: up to where (epoch ms) the window counts as proven. */
+  readonly provenToMs: number | null;
+}
+
+/** A page shows users who have a tombstone: the step is rolled back until a load by id has told. */
+class ShowsTombstones extends Error {
+  readonly userIds: readonly string[];
+
+  constructor(userIds: readonly string[]) {
+    super('a page shows users who have a tombstone');
+    this.userIds = userIds;
+  }
+}
+
 async function commitStep(
   deps: PullDeps,
   window: Window,
   step: ProvenStep,
-  { requests, provenToMs }: { readonly requests: number; readonly provenToMs: number | null },
+  progress: Progress,
   call: Call,
 ): Promise<void> {
+  let summary: ApplySummary;
+  try {
+    summary = await writeStep(deps, window, step, progress, null);
+  } catch (error) {
+    if (!(error instanceof ShowsTombstones)) throw error;
+    const reviewed = await loadAll(deps, error.userIds, call);
+    summary = await writeStep(deps, window, step, progress, reviewed);
+  }
+  deps.onStep?.({ pull: window.pull, rows: step.observations.length, summary });
+}
+
+/**
+ * Writes a step's rows and its progress in one transaction.
+ * @param reviewed users with a tombstone whom a load by id has shown since; null before one has looked
+ * @throws ShowsTombstones, TakenOver; nothing is written then
+ */
+function writeStep(
+  deps: PullDeps,
+  window: Window,
+  step: ProvenStep,
+  { requests, provenToMs }: Progress,
+  reviewed: readonly Present[] | null,
+): Promise<ApplySummary> {
   const { mirror } = deps;
-  const summary = await transaction(mirror, async (tx) => {
-    const written = await applyObservations(
-      tx,
-      mirror.t,
-      step.observations,
-      window.pull === 'sweep' ? 'sweep' : 'modified',
-    );
+  const witness = window.pull === 'sweep' ? 'sweep' : 'modified';
+  return transaction(mirror, async (tx) => {
+    const written = await applyObservations(tx, mirror.t, step.observations, witness);
+    if (reviewed === null && written.refused.length > 0) throw new ShowsTombstones(written.refused);
+    const restored = await applyObservations(tx, mirror.t, reviewed ?? [], 'manual');
     if (window.pull === 'sweep') {
       await nominateMissing(tx, mirror, {
         runId: window.runId,
@@ -140,7 +182,7 @@ async function commitStep(
       total: step.total,
       requests,
       created: written.created.length,
-      updated: written.updated.length + written.restored.length,
+      updated: written.updated.length + restored.restored.length,
     });
     if (!moved) throw new TakenOver();
     if (step.untilMs === null && provenToMs !== null) {
@@ -149,18 +191,18 @@ async function commitStep(
     }
     return written;
   });
-  deps.onStep?.({ pull: window.pull, rows: step.observations.length, summary });
-  if (summary.refused.length > 0) await reviewTombstones(deps, summary.refused, call);
 }
 
-/** A page shows users whose tombstone is older: only a load by id can say which of the two is right. */
-async function reviewTombstones(
-  deps: PullDeps,
+/** Of users with a tombstone, those whom a load by id shows. */
+async function loadAll(
+  { client }: PullDeps,
   userIds: readonly string[],
   call: Call,
-): Promise<void> {
-  for (let at = 0; at < userIds.length; at += 100) {
-    const { present } = await lookUp(deps.client, userIds.slice(at, at + 100), () => true, call);
-    await transaction(deps.mirror, (tx) => applyObservations(tx, deps.mirror.t, present, 'manual'));
+): Promise<Present[]> {
+  const shown: Present[] = [];
+  for (let at = 0; at < userIds.length; at += LOAD_LIMIT) {
+    const { present } = await lookUp(client, userIds.slice(at, at + LOAD_LIMIT), () => true, call);
+    shown.push(...present);
   }
+  return shown;
 }

@@ -1,7 +1,7 @@
 import { sql } from 'drizzle-orm';
 import { describe, expect, it } from 'vitest';
 
-import { DescopeUnavailable } from '../../src/errors.ts';
+import { DescopeUnauthorised, DescopeUnavailable } from '../../src/errors.ts';
 import { openModifiedWindow, pullModified } from '../../src/pull/modified.ts';
 import { transaction } from '../../src/mirror/database.ts';
 import { realUserIds } from '../support/world.ts';
@@ -11,6 +11,27 @@ const quiet = { event: false };
 const SECONDS = 1_000;
 
 describe('pulling what was modified', () => {
+  it('proves nothing before a load by id has told of the tombstones that a page shows', async () => {
+    const s = await beginFilled({ simulator: { users: 60 } });
+    const { directory, faults } = s.simulator;
+    const [userId = ''] = realUserIds(s);
+    const { t } = s.database.mirror;
+    await s.query(
+      sql`update ${t.users} set deleted_at = clock_timestamp() where user_id = ${userId}`,
+    );
+    s.ago(5 * SECONDS, () => {
+      directory.modifyUser(userId, { name: 'Back' }, quiet);
+      directory.createMany(3, quiet);
+    });
+    const before = await s.watermark('modified');
+    faults.next('status403', { path: 'user' });
+    await expect(s.pullModified()).rejects.toThrow(DescopeUnauthorised);
+    expect(await s.watermark('modified')).toBe(before);
+    expect(await s.windows('modified')).toMatchObject([{ state: 'gap' }]);
+    expect(await s.pullModified()).toBe('done');
+    await s.assertEqual();
+  });
+
   it('has nothing to go on from before a sweep has begun', async () => {
     const scene = await beginPullScene();
     expect(await scene.pullModified()).toBe('notBegun');
