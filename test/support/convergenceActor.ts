@@ -105,7 +105,7 @@ export function createActor(
 
   /** One of the last to leave is back; nobody where their place is taken. */
   function comeBack({ who, event, moveModifiedTime }: Operation): void {
-    const recent = leavers.slice(-4);
+    const recent = leavers.slice(-2);
     const user = recent[who % recent.length];
     if (!user) return;
     leavers = leavers.filter(({ userId }) => userId !== user.userId);

@@ -55,6 +55,8 @@ const delivery = fc.record({
 
 const settings = fc.record({
   queue: pick('redis', 'postgres'),
+  /** Beside the process that takes webhooks; answers cross between processes, too. */
+  moreWorkers: pick(0, 0, 1),
   pageSize: fc.integer({ min: 5, max: 50 }),
   overlapSeconds: pick(6, 20),
   /** Requests a minute. */
@@ -70,8 +72,8 @@ const operation = fc.record({
   kind: pick<OperationKind>(
     ...(['create', 'createBatch', 'import', 'change', 'change', 'change', 'changeBatch'] as const),
     ...(['again', 'again', 'again'] as const),
-    ...(['delete', 'delete', 'deleteBatch', 'recreate', 'login', 'brief'] as const),
-    ...(['comeBack', 'comeBack', 'rumour', 'transfer'] as const),
+    ...(['delete', 'delete', 'delete', 'deleteBatch', 'recreate', 'login', 'brief'] as const),
+    ...(['comeBack', 'comeBack', 'comeBack', 'rumour', 'transfer'] as const),
   ),
   who: upTo(10_000),
   count: fc.integer({ min: 1, max: 12 }),

@@ -6,9 +6,9 @@ import { runCommand } from '../commands/context.ts';
 import { startForwarder, type Forwarder } from './convergenceForwarder.ts';
 import { createNotes, type Notes } from './convergenceNotes.ts';
 import { createTroubles, endLeases, type Breakable, type Troubles } from './convergenceTrouble.ts';
-import { startProcess, type RunningProcess } from './process.ts';
 import { startProxy } from './proxy.ts';
 import { startRedisServer } from './redis.ts';
+import { createSupervisor, type Supervisor } from './supervisor.ts';
 import { createScene, HMAC_SECRET, type Scene } from './world.ts';
 
 import type { History } from './convergenceHistory.ts';
@@ -54,11 +54,21 @@ export async function startRig(history: History, seed: number): Promise<Rig> {
   const notes = await createNotes(scene);
   const parts: Parts = {
     ...{ scene, descope, forwarder, redis, env, notes },
-    service: createSupervisor(env, forwarder),
+    processes: [
+      createSupervisor(env, [], (port) => {
+        forwarder.port = port;
+      }),
+      ...Array.from({ length: history.settings.moreWorkers }, () =>
+        createSupervisor(env, ['--role', 'worker']),
+      ),
+    ],
   };
   const troubles = createTroubles(parts);
-  parts.service.excuse((fromMs, toMs) => troubles.hit(['cutPostgres'], fromMs, toMs));
-  await parts.service.start();
+  // In turn: the first brings the schema up to date.
+  for (const one of parts.processes) {
+    one.excuse((fromMs, toMs) => troubles.hit(['cutPostgres'], fromMs, toMs));
+    await one.start();
+  }
   aim(scene, forwarder, history);
   return createRig(parts, troubles);
 }
@@ -87,77 +97,19 @@ function aim({ simulator }: Scene, forwarder: Forwarder, { delivery }: History):
   });
 }
 
-interface Supervisor {
-  start(): Promise<void>;
-  kill(): Promise<void>;
-  /** Why the service ended by itself; undefined while it did not, or had an excuse. */
-  failure(): string | undefined;
-  /** Tells whether there was a reason to end in a range of time (epoch ms). */
-  excuse(hasReason: (fromMs: number, toMs: number) => boolean): void;
-}
-
-/** Postgres must be there while the service starts, its workers a moment longer than its ports. */
-const STARTING_MS = 3_000;
-
-/** Starts the service, again where it could not, as an orchestrator does. */
-function createSupervisor(env: Readonly<Record<string, string>>, forwarder: Forwarder): Supervisor {
-  let current: RunningProcess | undefined;
-  let failure: string | undefined;
-  let starting: Promise<void> = Promise.resolve();
-  let isExcused: (fromMs: number, toMs: number) => boolean = () => false;
-
-  /** Resolves to whether it listens. */
-  async function startOnce(): Promise<boolean> {
-    const startedAtMs = Date.now();
-    const started = startProcess(['start', '--json'], { env });
-    current = started;
-    const line = await started.waitForLine(/"publicPort":(\d+)/).catch(() => null);
-    const listensAtMs = Date.now();
-    if (line) forwarder.port = Number(line[1]);
-    void started.exit.then((code) => {
-      if (current !== started) return;
-      const nowMs = Date.now();
-      const isStarting = line === null || nowMs < listensAtMs + STARTING_MS;
-      if (!isStarting || !isExcused(startedAtMs, nowMs)) {
-        failure ??= `the service ended with ${code}: ${started.stderr()}`;
-      }
-      if (line && isStarting) starting = start();
-    });
-    return line !== null;
-  }
-
-  async function start(): Promise<void> {
-    for (let attempt = 0; attempt < 10; attempt++) if (await startOnce()) return;
-    failure ??= `the service does not start: ${current?.stderr() ?? ''}`;
-  }
-
-  return {
-    start,
-    async kill() {
-      await starting;
-      const killed = current;
-      current = undefined;
-      forwarder.port = undefined;
-      killed?.kill('SIGKILL');
-      await killed?.exit;
-    },
-    failure: () => failure,
-    excuse: (hasReason) => {
-      isExcused = hasReason;
-    },
-  };
-}
-
 interface Parts extends Breakable {
-  readonly service: Supervisor;
+  readonly processes: readonly Supervisor[];
   readonly notes: Notes;
   readonly env: Readonly<Record<string, string>>;
 }
 
 function createRig(parts: Parts, troubles: Troubles): Rig {
-  const { scene, descope, forwarder, service, notes, env } = parts;
+  const { scene, descope, forwarder, processes, notes, env } = parts;
   const { simulator } = scene;
   const liftedAtMs: number[] = [];
+  const kill = async () => {
+    await Promise.all(processes.map((one) => one.kill()));
+  };
 
   return {
     ...{ scene, forwarder, troubles, notes, liftedAtMs },
@@ -177,16 +129,16 @@ function createRig(parts: Parts, troubles: Troubles): Rig {
       );
     },
     async restart() {
-      await service.kill();
+      await kill();
       await endLeases(scene);
-      await service.start();
+      await Promise.all(processes.map((one) => one.start()));
     },
-    kill: () => service.kill(),
+    kill,
     sweep: () => sweep(parseConfig(env)),
-    failure: () => service.failure(),
+    failure: () => processes.map((one) => one.failure()).find((one) => one !== undefined),
     async stop() {
       await troubles.ended().catch(() => undefined);
-      await service.kill();
+      await kill();
       await forwarder.stop();
       await descope.stop();
       await scene.stop();

@@ -9,6 +9,7 @@ import type { FaultKind } from '../../src/simulator/faults.ts';
 import type { Forwarder } from './convergenceForwarder.ts';
 import type { Disturbance } from './convergenceHistory.ts';
 import type { Proxy } from './proxy.ts';
+import type { Supervisor } from './supervisor.ts';
 
 /** What can break, and who mends it. */
 export interface Breakable {
@@ -17,7 +18,8 @@ export interface Breakable {
   readonly descope: Proxy;
   readonly forwarder: Forwarder;
   redis: RedisServer | null;
-  readonly service: { start(): Promise<void>; kill(): Promise<void> };
+  /** Every process of the service; the first takes webhooks. */
+  readonly processes: readonly Pick<Supervisor, 'start' | 'kill'>[];
 }
 
 /** What breaks for a while around the service, and when: a check excuses nothing beyond that. */
@@ -96,83 +98,87 @@ function misleads(disturbance: Disturbance): boolean {
   return disturbance.kinds.some((kind) => kind === 'stale' || kind === 'zeroTotal');
 }
 
+type Happening = (parts: Breakable, forMs: number, seed: number) => Promise<void>;
+
 /** One thing that breaks, until it is whole again. */
-async function happen(parts: Breakable, disturbance: Disturbance, seed: number): Promise<void> {
-  const { scene, descope, forwarder, service } = parts;
-  const { simulator, proxy } = scene;
+function happen(parts: Breakable, disturbance: Disturbance, seed: number): Promise<void> {
   const { kind, forMs } = disturbance;
-  const faultsFor = async (rate: number, kinds: readonly FaultKind[]) => {
-    simulator.faults.random(rate, kinds, createRandom(seed));
-    await delay(forMs);
-    simulator.faults.clear();
-  };
-  const cutFor = async (connection: Proxy) => {
-    connection.cut();
-    await delay(forMs);
-    connection.restore();
-  };
-  switch (kind) {
-    case 'faults':
-      return faultsFor(disturbance.rate, disturbance.kinds);
-    case 'late':
-      return faultsFor(0.5, ['slow']);
-    case 'stalePages':
-      return spoilSearches(simulator, 'stale', forMs);
-    case 'noSearch':
-      return spoilSearches(simulator, 'status403', forMs);
-    case 'cutPostgres':
-      return cutFor(proxy);
-    case 'cutDescope':
-      return cutFor(descope);
-    case 'blackout':
-      // Nobody at all may be believed when it is said twice, so it is said once.
-      simulator.faults.next(disturbance.answer, {
-        path: 'search',
-        times: disturbance.answer === 'zeroTotal' ? 1 : 3,
-      });
-      return cutFor(descope);
-    case 'throttle':
-      Object.assign(simulator.behaviour.limits, { users: 0, audit: 0 });
-      await delay(forMs);
-      Object.assign(simulator.behaviour.limits, { users: null, audit: null });
-      simulator.limits.reset();
-      return;
-    case 'kill':
-      await service.kill();
-      await endLeases(scene);
-      await delay(forMs);
-      return service.start();
-    case 'noEndpoint':
-      forwarder.isAway = true;
-      await delay(forMs);
-      forwarder.isAway = false;
-      return;
-    case 'flushRedis':
-    case 'stopRedis':
-      await breakRedis(parts, disturbance);
+  if (kind === 'faults') return fail(disturbance.rate, disturbance.kinds)(parts, forMs, seed);
+  if (kind === 'blackout') {
+    // Nobody at all may be believed when it is said twice, so it is said once.
+    parts.scene.simulator.faults.next(disturbance.answer, {
+      path: 'search',
+      times: disturbance.answer === 'zeroTotal' ? 1 : 3,
+    });
+    return HAPPENINGS.cutDescope(parts, forMs, seed);
   }
+  return HAPPENINGS[kind](parts, forMs, seed);
 }
+
+const fail =
+  (rate: number, kinds: readonly FaultKind[]): Happening =>
+  async ({ scene }, forMs, seed) => {
+    const { faults } = scene.simulator;
+    faults.random(rate, kinds, createRandom(seed));
+    await delay(forMs);
+    faults.clear();
+  };
+
+const cut =
+  (connection: (parts: Breakable) => Proxy): Happening =>
+  async (parts, forMs) => {
+    connection(parts).cut();
+    await delay(forMs);
+    connection(parts).restore();
+  };
+
+const HAPPENINGS: Record<Exclude<Disturbance['kind'], 'faults' | 'blackout'>, Happening> = {
+  late: fail(0.5, ['slow']),
+  stalePages: spoilSearches('stale'),
+  noSearch: spoilSearches('status403'),
+  cutPostgres: cut(({ scene }) => scene.proxy),
+  cutDescope: cut(({ descope }) => descope),
+  async throttle({ scene }, forMs) {
+    const { behaviour, limits } = scene.simulator;
+    Object.assign(behaviour.limits, { users: 0, audit: 0 });
+    await delay(forMs);
+    Object.assign(behaviour.limits, { users: null, audit: null });
+    limits.reset();
+  },
+  async kill({ scene, processes }, forMs, seed) {
+    const killed = processes[seed % processes.length];
+    await killed?.kill();
+    await endLeases(scene);
+    await delay(forMs);
+    await killed?.start();
+  },
+  async noEndpoint({ forwarder }, forMs) {
+    forwarder.isAway = true;
+    await delay(forMs);
+    forwarder.isAway = false;
+  },
+  async flushRedis({ redis }) {
+    if (redis) await flushRedis(redis.url);
+  },
+  async stopRedis(parts, forMs) {
+    if (!parts.redis) return;
+    const port = Number(new URL(parts.redis.url).port);
+    await parts.redis.stop();
+    await delay(forMs);
+    parts.redis = await startRedisServer(port);
+  },
+};
 
 /** More than there are in any spell. */
 const EVERY_SEARCH = 10_000;
 
-async function spoilSearches(
-  { faults }: Scene['simulator'],
-  kind: FaultKind,
-  forMs: number,
-): Promise<void> {
-  const callOff = faults.next(kind, { path: 'search', times: EVERY_SEARCH });
-  await delay(forMs);
-  callOff();
-}
-
-async function breakRedis(parts: Breakable, { kind, forMs }: Disturbance): Promise<void> {
-  if (!parts.redis) return;
-  if (kind === 'flushRedis') return flushRedis(parts.redis.url);
-  const port = Number(new URL(parts.redis.url).port);
-  await parts.redis.stop();
-  await delay(forMs);
-  parts.redis = await startRedisServer(port);
+function spoilSearches(kind: FaultKind): Happening {
+  return async ({ scene }, forMs) => {
+    const order = { path: 'search', times: EVERY_SEARCH } as const;
+    const callOff = scene.simulator.faults.next(kind, order);
+    await delay(forMs);
+    callOff();
+  };
 }
 
 /** As after the minute or two for which a killed process keeps others from pulling. */
