@@ -59,7 +59,7 @@ export function createActor(
   let live = [...directory.users()].filter((user) => !user.test).map((user) => user.userId);
   const old = new Set(live);
   /** Deleted ones, as they last were. */
-  let leavers: StoredUser[] = [];
+  const leavers: StoredUser[] = [];
   const back = new Set<string>();
   /** Who changes again and again. */
   let restless: string | undefined;
@@ -103,12 +103,10 @@ export function createActor(
     return recent[who % recent.length];
   }
 
-  /** One of the last to leave is back; nobody where their place is taken. */
-  function comeBack({ who, event, moveModifiedTime }: Operation): void {
-    const recent = leavers.slice(-2);
-    const user = recent[who % recent.length];
+  /** The last to leave is back. */
+  function comeBack({ event, moveModifiedTime }: Operation): void {
+    const user = leavers.pop();
     if (!user) return;
-    leavers = leavers.filter(({ userId }) => userId !== user.userId);
     directory.bringBack(user, { event, moveModifiedTime });
     live.push(user.userId);
     back.add(user.userId);
@@ -175,6 +173,9 @@ export function createActor(
       const { who, event } = operation;
       const leaver = (who % 2 === 0 ? chooseRecent(operation) : undefined) ?? one;
       remove([leaver], event, () => directory.deleteMany([leaver], { event }));
+    },
+    flicker: (_, one) => {
+      remove([one], true, () => directory.deleteMany([one]));
     },
     deleteBatch({ event }, _, some) {
       remove(some, event, () => directory.deleteBatch(some, { event }));

@@ -53,12 +53,11 @@ export function createChecks(history: History, rig: Rig, actor: Actor): Checks {
         .filter(({ userId, isGone }) => isGone && directory.get(userId) !== undefined)
         .filter(({ userId }) => !actor.isBack(userId) && !mayBeLiedAbout(userId))
         .map(({ userId }) => `${userId}: live, yet tombstoned`),
-      // Who never came back was wrongly tombstoned or is wrongly revived. These two witnesses are pages.
+      // Who never came back was wrongly tombstoned or is wrongly revived; this witness is always a page.
       ...restored
         .filter(
           ({ userId, witness }) =>
-            ['modified', 'sweep'].includes(witness) ||
-            !(actor.isBack(userId) || mayBeLiedAbout(userId)),
+            witness === 'modified' || !(actor.isBack(userId) || mayBeLiedAbout(userId)),
         )
         .map(({ userId, witness }) => `${userId}: restored by ${witness}`),
       ...holesInRows(actor, byId, watermarks, createMargin(history, rig, 0)),

@@ -56,7 +56,7 @@ const delivery = fc.record({
 const settings = fc.record({
   queue: pick('redis', 'postgres'),
   /** Beside the process that takes webhooks; answers cross between processes, too. */
-  moreWorkers: pick(0, 0, 1),
+  moreWorkers: pick(0, 1),
   pageSize: fc.integer({ min: 5, max: 50 }),
   overlapSeconds: pick(6, 20),
   /** Requests a minute. */
@@ -71,9 +71,9 @@ const settings = fc.record({
 const operation = fc.record({
   kind: pick<OperationKind>(
     ...(['create', 'createBatch', 'import', 'change', 'change', 'change', 'changeBatch'] as const),
-    ...(['again', 'again', 'again'] as const),
-    ...(['delete', 'delete', 'delete', 'deleteBatch', 'recreate', 'login', 'brief'] as const),
-    ...(['comeBack', 'comeBack', 'comeBack', 'rumour', 'transfer'] as const),
+    ...(['again', 'again', 'again', 'flicker', 'flicker', 'flicker'] as const),
+    ...(['delete', 'delete', 'deleteBatch', 'recreate', 'login', 'brief'] as const),
+    ...(['comeBack', 'rumour', 'transfer'] as const),
   ),
   who: upTo(10_000),
   count: fc.integer({ min: 1, max: 12 }),
@@ -92,8 +92,10 @@ export type OperationKind =
   | 'delete'
   | 'deleteBatch'
   | 'recreate'
-  /** Somebody who was deleted is there again, under the same id. */
+  /** The last to be deleted is there again, under the same id. */
   | 'comeBack'
+  /** Deleted, and back a moment later. */
+  | 'flicker'
   | 'login'
   /** Created, and deleted right away. */
   | 'brief'

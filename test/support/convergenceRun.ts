@@ -1,9 +1,9 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { sql } from 'drizzle-orm';
 
-import { createActor } from './convergenceActor.ts';
+import { createActor, type Actor } from './convergenceActor.ts';
 import { createChecks, type Checks } from './convergenceChecks.ts';
-import { isOperation, type History } from './convergenceHistory.ts';
+import { isOperation, type History, type Operation } from './convergenceHistory.ts';
 import { startRig, type Rig } from './convergenceRig.ts';
 
 /** Far longer than pulls and inbox take, also where others keep the machine busy. */
@@ -25,8 +25,8 @@ export async function liveThrough(history: History, seed: number): Promise<void>
       for (const [at, { pauseMs, act }] of history.steps.entries()) {
         await delay(pauseMs);
         watch.assertSound();
-        if (isOperation(act)) actor.perform(act);
-        else rig.troubles.begin(act, seed + at);
+        if (!isOperation(act)) rig.troubles.begin(act, seed + at);
+        else await perform(actor, act);
       }
       await rig.heal();
       const quietMs = Date.now() + history.behaviour.clockSkewMs;
@@ -49,6 +49,16 @@ export async function liveThrough(history: History, seed: number): Promise<void>
   } finally {
     await rig.stop();
   }
+}
+
+/** Long enough for an event to be looked into, shorter than a late answer takes. */
+const FLICKER_MS = 200;
+
+async function perform(actor: Actor, operation: Operation): Promise<void> {
+  actor.perform(operation);
+  if (operation.kind !== 'flicker') return;
+  await delay(FLICKER_MS);
+  actor.perform({ ...operation, kind: 'comeBack', event: true });
 }
 
 interface Watch {
