@@ -14,6 +14,7 @@ import { startPublicServer } from './http/public.ts';
 import { createInbox } from './inbox/record.ts';
 import { databaseNow, openMirror, readMirrorId } from './mirror/database.ts';
 import { migrateMirror } from './mirror/migrate.ts';
+import { claimProject } from './mirror/project.ts';
 import { readExplain } from './readers/explain.ts';
 import { createStatusReader, readRecentChanges } from './readers/status.ts';
 import { setStatusGauges } from './readers/statusGauges.ts';
@@ -59,7 +60,8 @@ interface Parts {
 /**
  * The composition root: migrates, then builds everything in order; what is acquired pushes its own
  * undo. Redis may be away (it is only a way to be quick), Postgres may not.
- * @throws what migrating throws: a service never runs on a schema it does not know
+ * @throws what migrating throws: a service never runs on a schema it does not know; UsageError where
+ * the mirror is another project's
  */
 export async function startService(options: ServiceOptions): Promise<Service> {
   const { config, log, databaseUrl } = options;
@@ -75,6 +77,7 @@ export async function startService(options: ServiceOptions): Promise<Service> {
       },
     });
     releases.push('mirror', () => mirror.pool.end());
+    await claimProject(mirror, config.DESCOPE_PROJECT_ID);
     const settings: QueueSettings = {
       redisNodes: config.REDIS_URL,
       databaseUrl,

@@ -1,6 +1,7 @@
 import { createEngine, type Engine, type EngineOptions } from '../engine.ts';
 import { openMirror, type Mirror } from '../mirror/database.ts';
 import { migrateMirror } from '../mirror/migrate.ts';
+import { claimProject } from '../mirror/project.ts';
 import { createReleaseStack } from '../release.ts';
 import { openDatabase } from './openDatabase.ts';
 
@@ -34,7 +35,10 @@ export async function withMirror<T>(
   }
 }
 
-/** Runs `work` with an engine of its own, migrated and without a queue, and cleans up after it. */
+/**
+ * Runs `work` with an engine of its own, migrated and without a queue, and cleans up after it.
+ * @throws UsageError where the mirror is another project's
+ */
 export async function withEngine<T>(
   context: CommandContext,
   hooks: Pick<EngineOptions, 'onStep' | 'onEvents'>,
@@ -42,6 +46,7 @@ export async function withEngine<T>(
 ): Promise<T> {
   const { config, log } = context;
   return withMirror(context, async (mirror) => {
+    await claimProject(mirror, config.DESCOPE_PROJECT_ID);
     const engine = createEngine({ config, log, mirror, queues: null, ...hooks });
     context.signal.addEventListener('abort', engine.abort, { once: true });
     try {

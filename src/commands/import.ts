@@ -2,6 +2,7 @@ import { stat } from 'node:fs/promises';
 
 import { UsageError } from '../errors.ts';
 import { importArchive, type ArchiveCounts } from '../inbox/archive.ts';
+import { claimProject } from '../mirror/project.ts';
 import { withMirror } from './foreground.ts';
 import { countOf } from './table.ts';
 
@@ -19,12 +20,15 @@ interface BadFile {
 export async function run(context: CommandContext, options: CommandOptions): Promise<ExitCode> {
   const folder = await parseFolder(options['folder']);
   const bad: BadFile[] = [];
-  const counts = await withMirror(context, (mirror) =>
-    importArchive(
+  const { DESCOPE_PROJECT_ID: projectId, EVENT_ARCHIVE } = context.config;
+  const counts = await withMirror(context, async (mirror) => {
+    // An archive may be imported without any credentials.
+    if (projectId !== '') await claimProject(mirror, projectId);
+    return importArchive(
       {
         mirror,
-        archiveAll: context.config.EVENT_ARCHIVE === 'all',
-        projectId: context.config.DESCOPE_PROJECT_ID,
+        archiveAll: EVENT_ARCHIVE === 'all',
+        projectId,
         signal: context.signal,
         onBadFile: (file, reason) => {
           if (bad.length < NAMED) bad.push({ file, reason });
@@ -32,8 +36,8 @@ export async function run(context: CommandContext, options: CommandOptions): Pro
         },
       },
       folder,
-    ),
-  );
+    );
+  });
   if (context.json) context.stdout(JSON.stringify({ ...counts, bad }));
   else for (const line of toLines(counts)) context.stdout(line);
   if (!hasRead(counts)) return 1;
