@@ -113,18 +113,22 @@ export async function startService(options: ServiceOptions): Promise<Service> {
 
 function registerChecks({ health, engine, queues, options }: Parts): void {
   // Anyone may ask the public port: the reason is for the log, the name of the dependency for all.
-  const register = (dependency: string, ask: () => Promise<unknown>) => {
-    health.register(dependency, async () => {
+  const register = (dependency: string, ask: () => Promise<unknown>, needed = true) => {
+    const check = async () => {
       try {
         await ask();
       } catch (error) {
         options.log.warn({ dependency, err: error }, 'a dependency does not answer');
         throw new Error('does not answer', { cause: error });
       }
-    });
+    };
+    health.register(dependency, check, { needed });
   };
   register('postgres', () => databaseNow(engine.mirror));
-  register(options.config.REDIS_URL === null ? 'queue' : 'redis', () => queues.ping());
+  // A delivery is taken without the queue: recovery finds it in the inbox.
+  const needsQueue = options.role !== 'web';
+  const queue = options.config.REDIS_URL === null ? 'queue' : 'redis';
+  register(queue, () => queues.ping(), needsQueue);
 }
 
 type WorkDeps = Engine['jobs'] & { readonly enqueue: Queues['enqueue'] };

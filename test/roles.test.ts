@@ -50,6 +50,26 @@ describe('a worker', () => {
   });
 });
 
+describe('without Redis (G7)', () => {
+  const readiness = async ({ service }: World) => {
+    const answer = await fetch(`http://127.0.0.1:${service.publicPort}/readyz`);
+    return [answer.status, await answer.json()];
+  };
+  const failing = [{ dependency: 'redis' }];
+  const redisUrl = 'redis://127.0.0.1:1';
+
+  it('a web process takes deliveries, and so is ready; it names Redis', async () => {
+    const world = await begin({ role: 'web', redisUrl });
+    expect((await world.post(bodyOf('UserModified', { userId: 'U1' }))).status).toBe(202);
+    expect(await readiness(world)).toMatchObject([200, { ready: true, failing }]);
+  });
+
+  it('a process that works is not ready', async () => {
+    const world = await begin({ role: 'all', redisUrl });
+    expect(await readiness(world)).toMatchObject([503, { ready: false, failing }]);
+  });
+});
+
 describe('/metrics', () => {
   it("shows the process's own meters while Postgres is away, and no gauge of what it cannot know", async () => {
     const world = await begin({ proxied: true, role: 'web' });

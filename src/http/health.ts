@@ -9,13 +9,17 @@ export interface Failing {
 
 export interface Readiness {
   readonly ready: boolean;
+  /** Also of a process that is ready, where it can do without them. */
   readonly failing: readonly Failing[];
 }
 
 /** Whether this process can do its work. Freshness is data, not health. */
 export interface Health {
-  /** Adds a dependency; `check` rejects, with a reason fit for strangers, where it is unwell. */
-  register(dependency: string, check: () => Promise<void>): void;
+  /**
+   * Adds a dependency; `check` rejects, with a reason fit for strangers, where it is unwell. One that
+   * is not `needed` is named when it fails, and the process stays ready.
+   */
+  register(dependency: string, check: () => Promise<void>, options?: { needed: boolean }): void;
   /** Not ready from now on: the process is stopping, and traffic should go elsewhere. */
   markStopping(): void;
   /** Asks every dependency at once, each within the deadline. Never rejects. */
@@ -49,6 +53,7 @@ async function findFailure(
 /** An empty registry, ready until something says otherwise. */
 export function createHealth({ deadlineMs = 2_000 } = {}): Health {
   const checks = new Map<string, () => Promise<void>>();
+  const spared = new Set<string>();
   let isStopping = false;
   let asking: Promise<Failing[]> | undefined;
 
@@ -62,8 +67,9 @@ export function createHealth({ deadlineMs = 2_000 } = {}): Health {
   }
 
   return {
-    register(dependency, check) {
+    register(dependency, check, { needed } = { needed: true }) {
       checks.set(dependency, check);
+      if (!needed) spared.add(dependency);
     },
     markStopping() {
       isStopping = true;
@@ -73,7 +79,7 @@ export function createHealth({ deadlineMs = 2_000 } = {}): Health {
       const failing = isStopping
         ? [{ dependency: 'process', reason: 'stopping' }]
         : await (asking ??= ask());
-      return { ready: failing.length === 0, failing };
+      return { ready: failing.every(({ dependency }) => spared.has(dependency)), failing };
     },
   };
 }

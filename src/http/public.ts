@@ -53,7 +53,7 @@ export function startPublicServer(options: PublicServerOptions): Promise<Running
     response
       .status(ready ? 200 : 503)
       .set('Cache-Control', 'no-store')
-      .json(ready ? { ready } : { ready, failing });
+      .json(failing.length === 0 ? { ready } : { ready, failing });
   });
   if (router) app.use(router);
   endWithJsonErrors(app, onError);

@@ -77,6 +77,27 @@ describe('/livez and /readyz', () => {
     expect((await fetch(`${url}/readyz`)).status).toBe(200);
   });
 
+  test('a dependency that is not needed is named, and the process stays ready', async () => {
+    const health = createHealth();
+    let hasPostgres = true;
+    health.register('redis', () => Promise.reject(new Error('x')), { needed: false });
+    health.register('postgres', () =>
+      hasPostgres ? Promise.resolve() : Promise.reject(new Error('x')),
+    );
+    const { url } = await start(health);
+    const without = await fetch(`${url}/readyz`);
+    expect([without.status, await without.json()]).toEqual([
+      200,
+      { ready: true, failing: [{ dependency: 'redis', reason: 'x' }] },
+    ]);
+    hasPostgres = false;
+    const withoutBoth = await fetch(`${url}/readyz`);
+    expect([withoutBoth.status, await withoutBoth.json()]).toMatchObject([
+      503,
+      { ready: false, failing: [{ dependency: 'redis' }, { dependency: 'postgres' }] },
+    ]);
+  });
+
   test('a process that is stopping is not ready at once, though all is well', async () => {
     const health = createHealth();
     health.register('postgres', never);
