@@ -55,6 +55,15 @@ async function status(engine: Engine) {
   return row;
 }
 
+/** How many users the last verification compared field by field; null: everyone. */
+async function sampled({ mirror }: Engine) {
+  const [row] = await rows<{ drift_sample: number | null }>(
+    mirror.db,
+    sql`select drift_sample from ${mirror.t.syncStatus}`,
+  );
+  return row?.drift_sample;
+}
+
 /** A light verification of a mirror that has been filled. */
 async function sample({ jobs, signal }: Engine): Promise<Verification> {
   const found = await verifySample(jobs.verify, signal);
@@ -74,6 +83,7 @@ describe('verify', () => {
     });
     const after = await status(engine);
     expect(after?.drift_ppm).toBe(0);
+    expect(await sampled(engine)).toBeNull();
     expect(Date.parse(after?.last_proof ?? '')).toBeGreaterThan(
       Date.parse(before?.last_proof ?? ''),
     );
@@ -167,6 +177,7 @@ describe('the light verify', () => {
     const { world: w, engine } = await filled(1_000);
     expect(await sample(engine)).toMatchObject({ driftPpm: 0 });
     expect(await status(engine)).toMatchObject({ drift_ppm: 0 });
+    expect(await sampled(engine)).toBe(100);
 
     const { directory } = w.simulator;
     const gone = someone(w);

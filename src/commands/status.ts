@@ -102,10 +102,11 @@ function describeLastSweep({ lastSweep }: Status): string {
 }
 
 function describeProof(status: Status): string {
-  const { lastProof, lastProofAgeSeconds, driftPpm, driftRemains } = status;
+  const { lastProof, lastProofAgeSeconds, driftPpm, driftSample, driftRemains } = status;
   const remedy = driftRemains ? ' (`rollcall verify --repair` mends it)' : '';
   const measured = driftPpm === null ? 'not measured yet' : `${driftPpm.toFixed(1)} ppm`;
-  const drift = `drift ${measured}${remedy}`;
+  const how = driftSample === null ? '' : `, estimated from counts and a sample of ${driftSample}`;
+  const drift = `drift ${measured}${how}${remedy}`;
   if (lastProof === null) return `none yet, ${drift}`;
   return `${toMoment(lastProof)}, ${describeAge(lastProofAgeSeconds ?? 0)} ago, ${drift}`;
 }

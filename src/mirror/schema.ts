@@ -69,6 +69,10 @@ export function mirrorTables(schemaName: string) {
     },
     (t) => [
       index('users_created_time').on(t.createdTime, t.userId),
+      // Holds all that counts of live users ask: they are taken from it alone.
+      index('users_live_created')
+        .on(t.createdTime, t.test)
+        .where(sql`deleted_at is null`),
       // Hashed: a value of any length can be indexed.
       index('users_email').using('hash', t.email),
       index('users_login_ids').using('gin', t.loginIds),
@@ -156,6 +160,9 @@ export function mirrorTables(schemaName: string) {
         .on(t.seq)
         .where(sql`state = 'parked'`),
       index('events_received').on(t.receivedAt),
+      index('events_applied')
+        .on(t.appliedAt)
+        .where(sql`applied_at is not null`),
       index('events_user_ids').using('gin', t.userIds),
       // Only of those that name nobody by id: most carry both, and would pay for nothing.
       index('events_login_ids')
@@ -202,8 +209,13 @@ export function mirrorTables(schemaName: string) {
       extra: bigint('extra', { mode: 'number' }),
       different: bigint('different', { mode: 'number' }),
       error: text('error'),
+      /** Of a verification that compared a sample: so many users; null where it compared everyone. */
+      sampled: integer('sampled'),
     },
-    (t) => [index('sync_runs_pull').on(t.pull, t.runId)],
+    (t) => [
+      index('sync_runs_pull').on(t.pull, t.runId),
+      index('sync_runs_finished').on(t.pull, t.finishedAt),
+    ],
   );
 
   /** The ledger of windows: closed ranges of Descope's time, proven complete or a visible gap. */
@@ -238,6 +250,7 @@ export function mirrorTables(schemaName: string) {
       index('sync_windows_open')
         .on(t.pull, t.fromTime)
         .where(sql`state <> 'proven'`),
+      index('sync_windows_from').on(t.pull, t.fromTime),
       index('sync_windows_gaps')
         .on(t.provenAt)
         .where(sql`gap_since is not null`),
@@ -316,6 +329,7 @@ export function mirrorTables(schemaName: string) {
       webhookDelayDay: interval('webhook_delay_day'),
       gapWindows: jsonb('gap_windows'),
       lastRuns: jsonb('last_runs'),
+      driftSample: integer('drift_sample'),
     })
     .as(syncStatusQuery({ events, watermarks, syncRuns, syncWindows, deletions }));
 

@@ -110,13 +110,16 @@ export async function keepVerification(
     readonly requests: number;
     readonly deleted: number;
     readonly left: number;
+    /** Users compared field by field, where not everyone was. */
+    readonly sampled?: number;
   },
 ): Promise<void> {
   await transaction(mirror, async (tx) => {
     await tx.execute(sql`
       update ${mirror.t.syncRuns}
       set rows_read = ${found.compared}, requests = ${found.requests}, missing = ${found.missing},
-          extra = ${found.extra}, different = ${found.different}, deleted = ${found.deleted}
+          extra = ${found.extra}, different = ${found.different}, deleted = ${found.deleted},
+          sampled = ${found.sampled ?? null}
       where run_id = ${found.runId}`);
     await finishRun(tx, mirror, found.runId, found.left === 0 ? 'complete' : 'partial');
   });

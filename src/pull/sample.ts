@@ -47,10 +47,10 @@ export async function verifySample(
   const { client, requests } = countRequests(deps.client);
   const { runId } = await transaction(mirror, (tx) => openRun(tx, mirror, 'verify', 'sample'));
   try {
-    const { drift, estimate, told } = await measure({ ...deps, client }, signal);
+    const { drift, estimate, told, sampled } = await measure({ ...deps, client }, signal);
     const found = { runId, compared: told + estimate.extra, requests: requests() };
     const left = totalOf(estimate);
-    await keepVerification(mirror, { ...found, ...estimate, deleted: 0, left });
+    await keepVerification(mirror, { ...found, ...estimate, deleted: 0, left, sampled });
     const driftPpm = toPpm(estimate, found.compared);
     return { ...found, drift, driftPpm, repaired: 0, held: 0 };
   } catch (error) {
@@ -63,7 +63,7 @@ export async function verifySample(
 async function measure(
   deps: VerifyDeps,
   signal: AbortSignal,
-): Promise<{ drift: Drift; estimate: DriftCounts; told: number }> {
+): Promise<{ drift: Drift; estimate: DriftCounts; told: number; sampled: number }> {
   const call: Call = { priority: 'sweep', signal };
   const standing = await readStanding(deps);
   const { told, ours, unequal, narrow } = await compareCounts(deps, call);
@@ -84,7 +84,7 @@ async function measure(
     extra: Math.max(standing.extra, gap.extra, named.extra),
     different: Math.max(standing.different, projected(drift, sample, ours), named.different),
   };
-  return { drift, estimate, told };
+  return { drift, estimate, told, sampled: sample.length };
 }
 
 /** How many of all users are of other content, if as many of them are as of the sample. */
@@ -108,7 +108,7 @@ async function readStanding({ mirror }: PullDeps): Promise<DriftCounts> {
         from ${t.syncRuns} r
         where (pull = 'sweep' or (pull = 'verify' and reason = 'everyone'))
           and outcome in ('complete', 'partial')
-        order by run_id desc limit 1) as run
+        order by finished_at desc limit 1) as run
       -- Where a repair decided about deletions, the rest is mended and these are held: counts show them.
       where pull = 'verify' and outcome = 'partial' and not decided`,
   );

@@ -97,6 +97,7 @@ interface Summary extends Pick<
   | 'lastProof'
   | 'lastProofAgeSeconds'
   | 'driftPpm'
+  | 'driftSample'
   | 'driftRemains'
 > {
   readonly lagSeconds: number | null;
@@ -120,10 +121,10 @@ async function readSummary({ db, t }: Db): Promise<Summary> {
                extract(epoch from webhook_delay)::float8 as "webhookDelaySeconds",
                last_proof as "lastProof",
                extract(epoch from clock_timestamp() - last_proof)::float8 as "lastProofAgeSeconds",
-               drift_ppm as "driftPpm",
+               drift_ppm as "driftPpm", drift_sample as "driftSample",
                coalesce((select outcome = 'partial' from ${t.syncRuns}
                          where pull in ('sweep', 'verify') and outcome in ('complete', 'partial')
-                         order by run_id desc limit 1), false) as "driftRemains"
+                         order by finished_at desc limit 1), false) as "driftRemains"
         from ${t.syncStatus}`,
   );
   if (!row) throw new Error('sync_status has no row');
@@ -203,7 +204,7 @@ async function readLastSweep({ db, t }: Db): Promise<LastSweepView | null> {
     sql`select run_id::int as "runId", finished_at as "finishedAt", outcome,
                rows_read::int as "rowsRead", requests
         from ${t.syncRuns} where pull = 'sweep' and outcome is not null
-        order by run_id desc limit 1`,
+        order by finished_at desc limit 1`,
   );
   return row ?? null;
 }
@@ -222,10 +223,12 @@ async function readEvents({ db, t }: Db): Promise<CountedEvents> {
                -- All were put off for as long when they were parked: who is due last came last.
                (select coalesce(error, 'no reason told') from ${t.events} where state = 'parked'
                 order by due_at desc limit 1) as "parkedReason",
-               count(*) filter (where applied_at > clock_timestamp() - interval '1 hour')::int
+               (select count(*) from ${t.events}
+                where applied_at > statement_timestamp() - interval '1 hour')::int
                  as "appliedLastHour",
-               count(*)::int as "receivedLastHour"
-        from ${t.events} where received_at > statement_timestamp() - interval '1 hour'`,
+               (select count(*) from ${t.events}
+                where received_at > statement_timestamp() - interval '1 hour')::int
+                 as "receivedLastHour"`,
   );
   if (!row) throw new Error('events were not counted');
   return row;

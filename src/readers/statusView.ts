@@ -34,7 +34,7 @@ export interface LastSweepView {
   readonly requests: number;
 }
 
-/** A window that is not proven complete and was given up for the moment; it is read again unasked. */
+/** A window that was given up once and is not proven complete yet; it is read again unasked. */
 export interface GapView {
   readonly pull: string;
   readonly from: string;
@@ -69,6 +69,7 @@ export interface EventsView {
   readonly parked: number;
   /** Why the newest of the parked was given up; null where none is. */
   readonly parkedReason: string | null;
+  /** Whenever they were received. */
   readonly appliedLastHour: number;
   readonly receivedLastHour: number;
   /** Share of events the audit pull found that no webhook brought, 0 to 1; null where not yet known. */
@@ -134,6 +135,8 @@ export interface StatusView {
   readonly lastProofAgeSeconds: number | null;
   /** Users that differed at the last verification, in parts per million; null: none has run. */
   readonly driftPpm: number | null;
+  /** Users compared field by field where that is estimated from a sample; null where everyone was. */
+  readonly driftSample: number | null;
   /** Whether the latest comparison that could be made, a sweep's or a verification's, left differences. */
   readonly driftRemains: boolean;
   readonly lastError: { readonly at: string; readonly message: string } | null;

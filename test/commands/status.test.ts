@@ -59,6 +59,7 @@ const PLAIN: Status = {
   lastProof: null,
   lastProofAgeSeconds: null,
   driftPpm: null,
+  driftSample: null,
   driftRemains: false,
   lastError: null,
   parked: [],
@@ -111,6 +112,7 @@ describe('the lines of status', () => {
       events: { ...PLAIN.events, parked: 2, lossRate: null, webhookDelaySeconds: null },
       parked: [{ reason: 'refused', events: 2, firstReceivedAt: '', lastReceivedAt: '' }],
       driftPpm: 1.25,
+      driftSample: 100,
       driftRemains: true,
       lastProof: '2026-11-21 00:00:00+00',
       lastProofAgeSeconds: 4_800,
@@ -125,7 +127,7 @@ describe('the lines of status', () => {
         '            and 2 more, in the table sync_windows',
         'last runs   modified  blocked at 2026-11-21 01:21:00+00: no usable answer',
         'sweep       run 4: 2000 of 5000 users, 1 of 4 windows, 21 requests',
-        'last proof  2026-11-21 00:00:00+00, 80 min ago, drift 1.3 ppm (`rollcall verify --repair` mends it)',
+        'last proof  2026-11-21 00:00:00+00, 80 min ago, drift 1.3 ppm, estimated from counts and a sample of 100 (`rollcall verify --repair` mends it)',
         'parked      2 × refused (`rollcall replay --failed` tries again)',
         'webhooks    last hour  loss not known: the audit trail told of no event, none came',
         'held        3 deletions (`rollcall deletions list`)',
@@ -281,6 +283,20 @@ describe('a status reader', () => {
     await addUser('U3');
     const [a, b] = await Promise.all([usersAt(30_000), usersAt(30_000)]);
     expect([a, b]).toEqual(Array(2).fill({ live: 2, tombstones: 1, ageSeconds: 0 }));
+  });
+
+  it('counts the last hour of what was received and of what was applied, each by its own time', async () => {
+    const s = await begin(1);
+    const { db, t } = s.database.mirror;
+    await db.execute(sql`
+      insert into ${t.events}
+        (event_id, action, occurred_at, payload, received_at, state, applied_at)
+      select id, 'UserModified', now(), '{}', now() - received, 'applied', now() - applied
+      from (values ('late', interval '2 hours', interval '1 minute'),
+                   ('old', interval '3 hours', interval '2 hours'),
+                   ('new', interval '1 minute', null)) as e(id, received, applied)`);
+    const { events } = await createStatusReader(s.database.mirror)();
+    expect(events).toMatchObject({ appliedLastHour: 1, receivedLastHour: 1 });
   });
 
   it('asks again at once after a failure', async () => {

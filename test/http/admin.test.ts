@@ -36,6 +36,7 @@ const status: StatusView = {
   lastProof: null,
   lastProofAgeSeconds: null,
   driftPpm: null,
+  driftSample: null,
   driftRemains: false,
   lastError: null,
 };

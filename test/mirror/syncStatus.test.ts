@@ -61,7 +61,8 @@ describe('gaps and last runs', () => {
   const addRun = (pull: string, outcome: string | null) =>
     execute(`
       insert into descope.sync_runs (pull, reason, outcome, finished_at)
-      values ('${pull}', 'test', ${outcome === null ? 'null' : `'${outcome}'`}, clock_timestamp())`);
+      values ('${pull}', 'test', ${outcome === null ? 'null' : `'${outcome}'`},
+              ${outcome === null ? 'null' : 'clock_timestamp()'})`);
   /** A window of the latest run; times in minutes of an hour. */
   const addWindow = (
     pull: string,
@@ -113,6 +114,57 @@ describe('gaps and last runs', () => {
     const told = await status<{ last_runs: unknown }>('last_runs');
     const reason = column === 'error' ? 'why' : null;
     expect(told?.last_runs).toMatchObject({ modified: { outcome, reason, run_id: 1 } });
+  });
+
+  test('a gap is one until it is proven, also while it is read again', async () => {
+    await addRun('modified', 'complete');
+    await addWindow('modified', 'gap', 10);
+    await execute(`update descope.sync_windows set state = 'open'`);
+    // One that is read for the first time is none.
+    await addRun('modified', 'complete');
+    await addWindow('modified', 'open', 20);
+    const gap = { pull: 'modified', from: expect.stringContaining(':10:00') as string };
+    const whileRead = await status(`gaps::int, gap_windows, last_runs -> 'modified' as last`);
+    expect(whileRead).toMatchObject({
+      ...{ gaps: 1, gap_windows: [gap], last: { outcome: 'blocked', run_id: 1 } },
+    });
+    await execute(
+      `update descope.sync_windows set state = 'proven', proven_at = clock_timestamp()`,
+    );
+    expect(await status('gaps::int, gap_windows')).toEqual({ gaps: 0, gap_windows: [] });
+  });
+
+  test('the last run is the one that ended last, not the one that began last', async () => {
+    await execute(`
+      insert into descope.sync_runs
+        (pull, reason, outcome, finished_at, missing, extra, different, rows_read, sampled)
+      values ('verify', 'everyone', 'partial', clock_timestamp(), 3, 0, 0, 1000, null),
+             ('verify', 'sample', 'complete', clock_timestamp() - interval '1 minute', 0, 0, 0, 1000, 100),
+             ('sweep', 'backfill', 'complete', '2026-11-21T02:00Z', null, null, null, 0, null),
+             ('sweep', 'schedule', 'partial', '2026-11-21T01:00Z', null, null, null, 0, null)`);
+    const columns = 'drift_ppm, drift_sample, last_sweep_outcome, last_runs';
+    expect(await status(columns)).toMatchObject({
+      ...{ drift_ppm: 3_000, drift_sample: null, last_sweep_outcome: 'complete' },
+      last_runs: {
+        verify: { run_id: 1, reason: '3 missing, 0 extra, 0 different' },
+        sweep: { run_id: 3 },
+      },
+    });
+  });
+
+  test('what a sample found is told as an estimate', async () => {
+    await execute(`
+      insert into descope.sync_runs
+        (pull, reason, outcome, finished_at, missing, extra, different, rows_read, sampled)
+      values ('verify', 'sample', 'partial', clock_timestamp(), 0, 1, 20, 1000, 100)`);
+    expect(await status('drift_ppm, drift_sample, last_runs')).toMatchObject({
+      ...{ drift_ppm: 21_000, drift_sample: 100 },
+      last_runs: {
+        verify: {
+          reason: '0 missing, 1 extra, 20 different, estimated from counts and a sample of 100',
+        },
+      },
+    });
   });
 
   test('sweeps and verifications say it themselves', async () => {
