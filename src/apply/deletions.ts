@@ -29,7 +29,35 @@ export function isHeld(count: number, liveUsers: number, breaker: Breaker): bool
 
 type Db = Pick<Mirror, 't'>;
 
-/** Users the mirror holds as live. Reads the table: not for every event. */
+/**
+ * How many live users have to be counted, at most, to tell whether so many deletions are held: from
+ * there on more of them change nothing. Pure.
+ */
+export function mostToCount(count: number, { maxCount, maxPercent }: Breaker): number {
+  if (count > maxCount || count <= SMALL || maxPercent === 0) return 0;
+  // One more than the share asks for: no rounding decides then.
+  return Math.ceil((count * 100) / maxPercent) + 1;
+}
+
+/** As `isHeld`, of the users who are live now and of `recent` that were; counts no more than it needs. */
+async function isHeldNow(
+  tx: Executor,
+  { t }: Db,
+  count: number,
+  recent: number,
+  breaker: Breaker,
+): Promise<boolean> {
+  const most = mostToCount(count, breaker);
+  if (most === 0) return isHeld(count, 0, breaker);
+  const [row] = await rows<{ live: number }>(
+    tx,
+    sql`select count(*)::float8 as live
+        from (select 1 from ${t.users} where deleted_at is null limit ${most}) as counted`,
+  );
+  return isHeld(count, (row?.live ?? 0) + recent, breaker);
+}
+
+/** Users the mirror holds as live. Reads an index whole: not for every event. */
 export async function countLive(db: Executor, { t }: Db): Promise<number> {
   const [row] = await rows<{ live: string }>(
     db,
@@ -101,25 +129,36 @@ export async function deleteReported(
   const { live, waiting } = await sortLive(tx, db, absences);
   if (live.length > 0) {
     // One at a time to the end of its transaction: side by side, neither would count the other's.
-    await tx.execute(sql`select pg_advisory_xact_lock(hashtext('rollcall breaker'))`);
+    // Mirrors in other schemas of the database have their own.
+    const lock = `rollcall breaker ${db.t.schema.schemaName}`;
+    await tx.execute(sql`select pg_advisory_xact_lock(hashtextextended(${lock}, 0))`);
   }
   const recent = live.length > 0 ? await countRecent(tx, db) : 0;
-  const count = recent + live.length;
-  const held =
-    live.length > 0 &&
-    count > Math.min(SMALL, breaker.maxCount) &&
-    isHeld(count, (await countLive(tx, db)) + recent, breaker);
+  const held = live.length > 0 && (await isHeldNow(tx, db, recent + live.length, recent, breaker));
   // Whom a person is to decide about, no second report decides.
   const kept = new Set(held ? [...live, ...waiting] : waiting);
   const toWrite = absences.filter((absence) => !kept.has(absence));
   const summary = await tombstone(tx, db, toWrite, witness);
-  for (const { userId, observedAt, evidence } of live) {
-    await tx.execute(sql`
-      insert into ${db.t.deletions} (user_id, state, witness, verified_at, decided_at, evidence)
-      values (${userId}, ${held ? 'held' : 'tombstoned'}, ${witness}, ${observedAt}::timestamptz,
-              case when ${held} then null else clock_timestamp() end, ${evidence})`);
-  }
+  await recordReported(tx, db, live, witness, held ? null : summary.deleted);
   return { held, waiting: [...kept].map((absence) => absence.userId), summary };
+}
+
+/** Keeps what was decided: `deleted` were tombstoned, of the others something newer was seen; null: all held. */
+async function recordReported(
+  tx: Executor,
+  { t }: Db,
+  live: readonly Absence[],
+  witness: Witness,
+  deleted: readonly string[] | null,
+): Promise<void> {
+  if (live.length === 0) return;
+  await tx.execute(sql`
+    insert into ${t.deletions} (user_id, state, witness, verified_at, decided_at, evidence)
+    select user_id,
+           case when ${deleted === null} then 'held'
+             when user_id = any(${textArray(deleted ?? [])}) then 'tombstoned' else 'superseded' end,
+           ${witness}, at, case when ${deleted !== null} then clock_timestamp() end, evidence
+    from ${asRecords(live)}`);
 }
 
 /** Of these, the ones the mirror holds as live, apart from those whose deletion is held already. */
@@ -214,7 +253,7 @@ export async function decideSuspects(
         from ${t.deletions} d join ${t.users} u on u.user_id = d.user_id and u.deleted_at is null
         where d.run_id = ${runId} and d.state = 'verified' order by d.user_id, d.verified_at desc`,
   );
-  const tooMany = isHeld(verified.length, await countLive(tx, db), breaker);
+  const tooMany = await isHeldNow(tx, db, verified.length, 0, breaker);
   const held = verified.filter(({ isAsked }) => tooMany || isAsked);
   const free = verified.filter(({ isAsked }) => !tooMany && !isAsked);
   const { deleted } = await tombstone(tx, db, free, witness);

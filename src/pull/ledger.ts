@@ -51,7 +51,8 @@ export async function openRun(
 ): Promise<{ runId: number; isNew: boolean }> {
   if (pull === 'sweep') {
     // Two processes that start a first sweep at once must end up in the same one.
-    await tx.execute(sql`select pg_advisory_xact_lock(hashtext('rollcall sweep'))`);
+    const lock = `rollcall sweep ${t.schema.schemaName}`;
+    await tx.execute(sql`select pg_advisory_xact_lock(hashtextextended(${lock}, 0))`);
     const open = await openSweep(tx, { t });
     if (open) return { runId: open.runId, isNew: false };
   }

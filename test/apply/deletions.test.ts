@@ -7,11 +7,14 @@ import {
   deleteReported,
   deleteVerified,
   isHeld,
+  mostToCount,
   type Breaker,
   type Decided,
 } from '../../src/apply/deletions.ts';
 import { toUserRow } from '../../src/descope/users.ts';
 import { databaseNow, rows, transaction } from '../../src/mirror/database.ts';
+import { migrateMirror } from '../../src/mirror/migrate.ts';
+import { mirrorTables } from '../../src/mirror/schema.ts';
 import { createTestDatabase, type TestDatabase } from '../support/database.ts';
 
 import type { Observation } from '../../src/observation.ts';
@@ -44,6 +47,23 @@ describe('the breaker', () => {
   ];
   it.each(cases)('%i of %i users under %o: held %s', (count, live, breaker, held) => {
     expect(isHeld(count, live, breaker)).toBe(held);
+  });
+
+  it('decides the same on as many users as it has to count', () => {
+    const percents = [0, 0.1, 0.3, 1, 5, 7, 33.3, 50, 99.9, 100];
+    for (const maxPercent of percents) {
+      const breaker = { maxCount: 500, maxPercent };
+      for (const count of [0, 1, 10, 11, 12, 77, 300, 499, 500, 501]) {
+        const most = mostToCount(count, breaker);
+        for (const live of [0, 11, count, most - 2, most - 1, most, most + 1, 10_000_000]) {
+          const told = isHeld(count, Math.min(live, most), breaker);
+          expect(told, `${count} of ${live} at ${maxPercent} %`).toBe(isHeld(count, live, breaker));
+        }
+      }
+    }
+    // With the usual settings a bounded number, whatever the directory's size.
+    expect(mostToCount(500, usual)).toBe(10_001);
+    expect([10, 501].map((count) => mostToCount(count, usual))).toEqual([0, 0]);
   });
 });
 
@@ -151,6 +171,34 @@ describe('deletions that events report', () => {
     expect(await report(0, 20)).toMatchObject({ held: false, summary: { deleted: [] } });
     expect(await report(5_000, 5_040)).toMatchObject({ held: false });
     expect(await states()).toEqual({ tombstoned: 20 });
+  });
+
+  it('are not told as carried out where something newer was seen meanwhile', async () => {
+    const { mirror } = database;
+    const absences = await absencesOf(0, 2);
+    await mirror.db.execute(sql`
+      update ${mirror.t.users} set observed_at = clock_timestamp() where user_id = ${userId(0)}`);
+    const decided = await transaction(mirror, (tx) =>
+      deleteReported(tx, mirror, absences, 'webhook', breaker),
+    );
+    expect(decided.summary).toMatchObject({ deleted: [userId(1)], stale: [userId(0)] });
+    expect(await states()).toEqual({ superseded: 1, tombstoned: 1 });
+  });
+
+  it("wait for no other schema's", async () => {
+    const { url, mirror } = database;
+    await migrateMirror({ databaseUrl: url, schema: 'second' });
+    const second = { ...mirror, t: mirrorTables('second') };
+    const absences = await absencesOf(0, 1);
+    await mirror.db.execute(sql`insert into ${second.t.users} select * from ${mirror.t.users}`);
+    await transaction(mirror, async (tx) => {
+      await deleteReported(tx, mirror, absences, 'webhook', breaker);
+      const other = await transaction(mirror, async (tx2) => {
+        await tx2.execute(sql`set local lock_timeout = '5s'`);
+        return deleteReported(tx2, second, absences, 'webhook', breaker);
+      });
+      expect(other.summary.deleted).toEqual([userId(0)]);
+    });
   });
 
   it('stay within the limit though reported side by side', async () => {
