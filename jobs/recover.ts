@@ -125,7 +125,7 @@ async function abandonedWindows(
 ): Promise<number[]> {
   const found = await rows<{ windowId: number }>(
     mirror.db,
-    sql`select window_id::int as "windowId" from ${mirror.t.syncWindows}
+    sql`select window_id::float8 as "windowId" from ${mirror.t.syncWindows}
         where state <> 'proven' and pull = ${pull}
           and updated_at <= clock_timestamp() - make_interval(secs => ${seconds})
         order by from_time limit 100`,

@@ -68,7 +68,7 @@ export async function openRun(
 export async function openSweep(db: Executor, { t }: Db): Promise<Run | undefined> {
   const found = await rows<Run>(
     db,
-    sql`select run_id::int as "runId", pull, reason, started_at as "startedAt", outcome, total::int
+    sql`select run_id::float8 as "runId", pull, reason, started_at as "startedAt", outcome, total::int
         from ${t.syncRuns} where pull = 'sweep' and outcome is null order by run_id limit 1`,
   );
   return found[0];
@@ -125,7 +125,7 @@ export async function loadWindow(
     cursor_timeMs: number | null;
   }>(
     db,
-    sql`select window_id::int as "windowId", run_id::int as "runId", pull, state,
+    sql`select window_id::float8 as "windowId", run_id::float8 as "runId", pull, state,
                ${epochMs('from_time')}, ${epochMs('to_time')}, ${epochMs('cursor_time')}
         from ${t.syncWindows} where window_id = ${windowId}`,
   );
@@ -150,7 +150,7 @@ export async function unprovenWindows(
   const where = 'runId' in of ? sql`run_id = ${of.runId}` : sql`pull = ${of.pull}`;
   const found = await rows<{ windowId: number }>(
     db,
-    sql`select window_id::int as "windowId" from ${t.syncWindows}
+    sql`select window_id::float8 as "windowId" from ${t.syncWindows}
         where state <> 'proven' and ${where} order by from_time, window_id`,
   );
   return found.map((row) => row.windowId);

@@ -257,7 +257,7 @@ async function reopenShortWindows(deps: SweepDeps, runId: number, call: Call): P
   const { mirror } = deps;
   const windows = await rows<Count>(
     mirror.db,
-    sql`select w.window_id::int as "windowId", w.rereads,
+    sql`select w.window_id::float8 as "windowId", w.rereads,
                (extract(epoch from w.from_time) * 1000)::float8 as "fromMs",
                (extract(epoch from coalesce(w.to_time, r.covers_to)) * 1000)::float8 as "toMs"
         from ${mirror.t.syncWindows} w join ${mirror.t.syncRuns} r using (run_id)

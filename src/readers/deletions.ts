@@ -41,7 +41,7 @@ export async function listHeld(
     sql`select distinct on (user_id) user_id as "userId",
                ${asInstant(sql`nominated_at`)} as "nominatedAt",
                ${asInstant(sql`verified_at`)} as "verifiedAt",
-               witness, run_id::int as "runId", evidence
+               witness, run_id::float8 as "runId", evidence
         from ${t.deletions} where state = 'held' and ${wanted}
         order by user_id, deletion_id desc limit ${most}`,
   );

@@ -27,7 +27,7 @@ export async function readRun(
 ): Promise<RunView> {
   const [row] = await rows<RunView>(
     db,
-    sql`select run_id::int as "runId", outcome, rows_read::int as users, total::int as total, requests,
+    sql`select run_id::float8 as "runId", outcome, rows_read::int as users, total::int as total, requests,
                created::int, updated::int, deleted::int, error as reason,
                (select count(*)::int from ${t.deletions} d
                 where d.run_id = r.run_id and d.state = 'held') as held

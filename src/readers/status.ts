@@ -187,7 +187,7 @@ async function readWatermarks({ db, t }: Db): Promise<WatermarkView[]> {
 async function readSweep({ db, t }: Db): Promise<SweepView | null> {
   const [row] = await rows<SweepView>(
     db,
-    sql`select r.run_id::int as "runId", r.started_at as "startedAt", r.total::int as total,
+    sql`select r.run_id::float8 as "runId", r.started_at as "startedAt", r.total::int as total,
                r.rows_read::int as "rowsRead", r.requests,
                count(w.*) filter (where w.state <> 'proven')::int as "windowsOpen",
                count(w.*) filter (where w.state = 'proven')::int as "windowsProven"
@@ -201,7 +201,7 @@ async function readSweep({ db, t }: Db): Promise<SweepView | null> {
 async function readLastSweep({ db, t }: Db): Promise<LastSweepView | null> {
   const [row] = await rows<LastSweepView>(
     db,
-    sql`select run_id::int as "runId", finished_at as "finishedAt", outcome,
+    sql`select run_id::float8 as "runId", finished_at as "finishedAt", outcome,
                rows_read::int as "rowsRead", requests
         from ${t.syncRuns} where pull = 'sweep' and outcome is not null
         order by finished_at desc limit 1`,
@@ -258,7 +258,7 @@ async function readLastError({ db, t }: Db): Promise<StatusView['lastError']> {
 export async function readRecentChanges({ db, t }: Db, most: number): Promise<RecentChange[]> {
   return rows<RecentChange>(
     db,
-    sql`select seq::int, user_id as "userId", kind, changed, witness, observed_at as "observedAt",
+    sql`select seq::float8, user_id as "userId", kind, changed, witness, observed_at as "observedAt",
                extract(epoch from clock_timestamp() - written_at)::float8 as "ageSeconds"
         from ${t.userChanges} order by seq desc limit ${most}`,
   );
