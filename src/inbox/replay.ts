@@ -1,7 +1,8 @@
 import { sql } from 'drizzle-orm';
 
 import { Stopping } from '../errors.ts';
-import { asInstant, databaseNow, rows, textArray, type Mirror } from '../mirror/database.ts';
+import { asInstant, databaseNow, rows, type Mirror } from '../mirror/database.ts';
+import { whereNamed } from '../mirror/named.ts';
 
 import type { Instant } from '../observation.ts';
 
@@ -14,7 +15,7 @@ import type { Instant } from '../observation.ts';
 export interface ReplaySelection {
   /** Received then or later. */
   readonly since: Instant | null;
-  /** Names this user. */
+  /** Names this user, by id or by a login id of theirs alone. */
   readonly userId: string | null;
   /** Only parked ones; else those that were applied as well. */
   readonly failedOnly: boolean;
@@ -58,13 +59,19 @@ async function putBackBatch(
   untilAt: Instant,
 ): Promise<Batch | undefined> {
   const wanted = failedOnly ? sql`state = 'parked'` : sql`state in ('applied', 'parked')`;
-  const named = userId === null ? sql`true` : sql`user_ids @> ${textArray([userId])}`;
+  const loginIds = sql`coalesce((select login_ids from ${t.users} where user_id = ${userId}), '{}')`;
+  const named =
+    userId === null
+      ? sql`select event_id, received_at, state from ${t.events}`
+      : sql`select event_id, received_at, state from ${t.events} where ${whereNamed(userId, loginIds)}`;
+  // Of one user the indexes know all: asked for the oldest at once, Postgres may go through the inbox.
+  const first = userId === null ? sql`not materialized` : sql`materialized`;
   const [batch] = await rows<Batch>(
     db,
     sql`
-      with chosen as (
-        select event_id, received_at from ${t.events}
-        where ${wanted} and ${named} and received_at <= ${untilAt}::timestamptz
+      with named as ${first} (${named}), chosen as (
+        select event_id, received_at from named
+        where ${wanted} and received_at <= ${untilAt}::timestamptz
           and (received_at, event_id) > (${after.receivedAt}::timestamptz, ${after.eventId})
         order by received_at, event_id limit ${BATCH}
       ), written as (

@@ -130,6 +130,26 @@ describe('rollcall replay', () => {
     expect(await states(s)).toEqual({ applied: 3, archived: 1 });
   });
 
+  it("applies a user's that name them by login id only, and nobody else's", async () => {
+    const s = await begin();
+    expect((await runCommand(backfill, s)).exitCode).toBe(0);
+    const [a = '', b = ''] = realUserIds(s);
+    const nowMs = Date.now();
+    const { db, t } = s.database.mirror;
+    const ids: string[] = [];
+    for (const userId of [a, b]) {
+      const loginIds = s.simulator.directory.answer(userId)?.loginIds ?? [];
+      const event = parseRecord({ action: 'UserModified', loginIds, occurred: nowMs }, nowMs);
+      if (!event) throw new Error('not an event');
+      await recordEvents(db, t, [event], 'webhook', { archiveAll: false });
+      ids.push(event.eventId);
+    }
+    await setState(s, ids, 'parked');
+    const ofUser = await runCommand(replay, s, { user: a }, { json: true });
+    expect(ofUser.json()).toMatchObject({ putBack: 1, applied: 1 });
+    expect(await states(s)).toEqual({ applied: 1, parked: 1 });
+  });
+
   it('goes through thousands of events in batches, each once', async () => {
     const s = await begin(2_300);
     const ids = await record(
