@@ -1,6 +1,7 @@
 import { sql } from 'drizzle-orm';
 
 import { asInstant, rows, textArray, type Mirror } from '../mirror/database.ts';
+import { whereNamed } from '../mirror/named.ts';
 import { toStory, type StoryLine } from './story.ts';
 
 import type { Instant } from '../observation.ts';
@@ -30,6 +31,8 @@ export interface ToldEvent {
   readonly eventId: string;
   /** It names nobody by id, only a login id that the user has, or that was asked for. */
   readonly byLoginId: boolean;
+  /** Such a one from before the user is known to have had its login ids of today: it may be about somebody else. */
+  readonly perhapsAnothers: boolean;
   readonly action: string;
   readonly occurredAt: Instant;
   readonly receivedAt: Instant;
@@ -127,7 +130,7 @@ export async function readExplain(mirror: Db, userOrLoginId: string): Promise<Ex
     listWindows(mirror, 'sweep', present?.createdTime ?? null),
   ]);
   const latest = {
-    events: events.slice(0, MOST).reverse(),
+    events: markAnothers(events.slice(0, MOST).reverse(), isKnown ? changes : null),
     changes: changes.slice(0, MOST).reverse(),
     deletions: deletions.slice(0, MOST).reverse(),
   };
@@ -140,6 +143,26 @@ export async function readExplain(mirror: Db, userOrLoginId: string): Promise<Ex
     windows: windows.flat(),
     truncated: [events, changes, deletions].some((found) => found.length > MOST),
   };
+}
+
+/** An event of the inbox, before it is held against the feed. */
+type FoundEvent = Omit<ToldEvent, 'perhapsAnothers'>;
+
+/**
+ * Whose a login id was is known since the latest change of the user's (`changes`, newest first). Null:
+ * the login id is nobody's, so nobody's else.
+ */
+function markAnothers(
+  events: readonly FoundEvent[],
+  changes: readonly WrittenChange[] | null,
+): ToldEvent[] {
+  const gained = changes?.find((one) => one.kind !== 'updated' || one.changed.includes('loginIds'));
+  const since = gained?.observedAt ?? null;
+  return events.map((event) => ({
+    ...event,
+    perhapsAnothers:
+      event.byLoginId && changes !== null && (since === null || event.occurredAt < since),
+  }));
 }
 
 /** Whom it is about, by what login ids they may be meant, and who else has or had the one asked for. */
@@ -183,27 +206,31 @@ async function listEvents(
   { db, t }: Db,
   userId: string,
   loginIds: readonly string[],
-): Promise<ToldEvent[]> {
-  return rows<ToldEvent>(
+): Promise<FoundEvent[]> {
+  return rows<FoundEvent>(
     db,
     // One that names somebody by id is about them, whoever had the login id before.
-    sql`select event_id as "eventId", user_ids = '{}' as "byLoginId", action, ${asInstant(sql`occurred_at`)} as "occurredAt",
+    sql`with named as materialized (
+          select event_id, received_at, seq from ${t.events}
+          where ${whereNamed(userId, textArray(loginIds))}),
+        latest as (
+          select event_id from named order by received_at desc, seq desc limit ${MOST + 1})
+        select event_id as "eventId", user_ids = '{}' as "byLoginId", action,
+               ${asInstant(sql`occurred_at`)} as "occurredAt",
                ${asInstant(sql`received_at`)} as "receivedAt",
                ${asInstant(sql`webhook_at`)} as "webhookAt",
                ${asInstant(sql`audit_at`)} as "auditAt",
                ${asInstant(sql`archive_at`)} as "archiveAt",
                ${asInstant(sql`applied_at`)} as "appliedAt", state, attempts, looks,
                ${asInstant(sql`due_at`)} as "dueAt", outcome, error
-        from ${t.events} where user_ids @> ${textArray([userId])}
-          or (user_ids = '{}' and login_ids <> '{}' and login_ids && ${textArray(loginIds)})
-        order by received_at desc, seq desc limit ${MOST + 1}`,
+        from ${t.events} join latest using (event_id) order by received_at desc, seq desc`,
   );
 }
 
 async function listChanges({ db, t }: Db, userId: string): Promise<WrittenChange[]> {
   return rows<WrittenChange>(
     db,
-    sql`select seq::int, kind, changed, ${asInstant(sql`observed_at`)} as "observedAt",
+    sql`select seq::float8, kind, changed, ${asInstant(sql`observed_at`)} as "observedAt",
                ${asInstant(sql`written_at`)} as "writtenAt", witness
         from ${t.userChanges} where user_id = ${userId} order by seq desc limit ${MOST + 1}`,
   );
@@ -212,7 +239,7 @@ async function listChanges({ db, t }: Db, userId: string): Promise<WrittenChange
 async function listDeletions({ db, t }: Db, userId: string): Promise<KnownDeletion[]> {
   return rows<KnownDeletion>(
     db,
-    sql`select deletion_id::int as "deletionId", state, witness, run_id::int as "runId", pull,
+    sql`select deletion_id::float8 as "deletionId", state, witness, run_id::float8 as "runId", pull,
                ${asInstant(sql`nominated_at`)} as "nominatedAt",
                ${asInstant(sql`verified_at`)} as "verifiedAt",
                ${asInstant(sql`decided_at`)} as "decidedAt", evidence
@@ -221,19 +248,33 @@ async function listDeletions({ db, t }: Db, userId: string): Promise<KnownDeleti
   );
 }
 
+/** Of the modified pull, windows that begin so few before the time are looked at: each begins a minute after the last. */
+const NEAREST = 200;
+/** Of sweeps, the latest so many are looked at. */
+const SWEEPS = 20;
+
 async function listWindows(
   { db, t }: Db,
   pull: 'sweep' | 'modified',
   time: Instant | null,
 ): Promise<CoveringWindow[]> {
   if (time === null) return [];
+  const near =
+    pull === 'modified'
+      ? sql`select * from ${t.syncWindows}
+            where pull = 'modified' and from_time <= ${time}::timestamptz
+            order by from_time desc limit ${NEAREST}`
+      : sql`select w.* from (select run_id from ${t.syncRuns} where pull = 'sweep'
+                             order by run_id desc limit ${SWEEPS}) as latest
+            join ${t.syncWindows} w using (run_id)`;
   return rows<CoveringWindow>(
     db,
-    sql`select w.pull, window_id::int as "windowId", run_id::int as "runId", state,
+    // A window around an event ends after it was read: proven it is no further than to then.
+    sql`select w.pull, window_id::float8 as "windowId", run_id::float8 as "runId", state,
                ${asInstant(sql`proven_at`)} as "provenAt", outcome, w.error
-        from ${t.syncWindows} w join ${t.syncRuns} r using (run_id)
-        where w.pull = ${pull} and from_time <= ${time}::timestamptz
-          and coalesce(to_time, covers_to, 'infinity') >= ${time}::timestamptz
+        from (${near}) as w join ${t.syncRuns} r using (run_id)
+        where from_time <= ${time}::timestamptz
+          and least(coalesce(to_time, covers_to, 'infinity'), proven_at) >= ${time}::timestamptz
         order by window_id desc limit ${WINDOWS}`,
   );
 }

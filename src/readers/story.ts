@@ -33,16 +33,17 @@ const shortId = (eventId: string) => eventId.slice(0, 8);
 
 function tellEvent(event: ToldEvent): StoryLine[] {
   const name = `${event.action} (event ${shortId(event.eventId)})`;
-  const named = event.byLoginId ? ', naming a login id only' : '';
+  const but = event.perhapsAnothers ? ", perhaps another user's then" : '';
+  const named = event.byLoginId ? `, naming a login id only${but}` : '';
   const witnesses = [
     ['webhook', event.webhookAt, ''],
     ['audit', event.auditAt, event.webhookAt === null ? ', no webhook brought it so far' : ''],
     ['archive', event.archiveAt, ''],
   ] as const;
-  const lines: StoryLine[] = witnesses.flatMap(([witness, at, but]) => {
+  const lines: StoryLine[] = witnesses.flatMap(([witness, at, alone]) => {
     if (at === null) return [];
     const told = `told by ${witness} ${describeDelay(event.occurredAt, at)}`;
-    return [{ at, about: 'event', text: `${name} ${told}${named}${but}` }];
+    return [{ at, about: 'event', text: `${name} ${told}${named}${alone}` }];
   });
   const looks = event.looks > 1 ? ` after ${event.looks} looks` : '';
   if (event.appliedAt !== null) {

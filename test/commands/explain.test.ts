@@ -1,4 +1,4 @@
-import { sql } from 'drizzle-orm';
+import { sql, type SQL } from 'drizzle-orm';
 import { afterEach, describe, expect, it, test } from 'vitest';
 
 import * as backfill from '../../src/commands/backfill.ts';
@@ -6,6 +6,7 @@ import * as deletions from '../../src/commands/deletions.ts';
 import * as explain from '../../src/commands/explain.ts';
 import * as sync from '../../src/commands/sync.ts';
 import { recordEvents } from '../../src/inbox/record.ts';
+import { putBackEvents } from '../../src/inbox/replay.ts';
 import { readExplain, type Explanation } from '../../src/readers/explain.ts';
 import { toStory } from '../../src/readers/story.ts';
 import { parseRecord } from '../../src/inbox/parse.ts';
@@ -162,6 +163,37 @@ describe('readExplain', () => {
     }
   });
 
+  it("does not tell an event of a login id as the user's from before they had it", async () => {
+    const s = await begin(10);
+    const [userId = '', other = ''] = realUserIds(s);
+    const [loginId = ''] = s.simulator.directory.answer(userId)?.loginIds ?? [];
+    const { db, t } = s.database.mirror;
+    const told = async (action: string) => {
+      const nowMs = Date.now();
+      const event = parseRecord({ action, loginIds: [loginId], occurred: nowMs }, nowMs);
+      if (!event) throw new Error('not an event');
+      await recordEvents(db, t, [event], 'webhook', { archiveAll: false });
+    };
+    await told('UserCreated');
+    const heir = s.simulator.directory.recreateUser(userId, { event: false });
+    expect((await runCommand(backfill, s)).exitCode).toBe(0);
+    await told('UserModified');
+    expect((await explained(s, heir.userId)).events).toMatchObject([
+      { action: 'UserCreated', perhapsAnothers: true },
+      { action: 'UserModified', perhapsAnothers: false },
+    ]);
+    const texts = textsOf(await explained(s, heir.userId)).join('\n');
+    expect(texts).toMatch(/UserCreated .*, naming a login id only, perhaps another user's then\n/);
+    expect(texts).toMatch(/UserModified .*, naming a login id only\n/);
+    // Who came by it with a change has it since that change.
+    await db.execute(sql`
+      insert into ${t.userChanges} (user_id, kind, changed, observed_at, witness)
+      values (${heir.userId}, 'updated', array['loginIds'], clock_timestamp(), 'modified')`);
+    const moved = await explained(s, heir.userId);
+    expect(moved.events.map((event) => event.perhapsAnothers)).toEqual([true, true]);
+    expect((await explained(s, other)).events).toEqual([]);
+  });
+
   it('knows a login id that only events name, without repeating it', async () => {
     const s = await begin(1);
     const { db, t } = s.database.mirror;
@@ -273,6 +305,86 @@ describe('readExplain', () => {
   });
 });
 
+describe('in a mirror of years', () => {
+  it("finds a user's events by their index, and windows among the near ones", async () => {
+    const s = await begin(5);
+    const [userId = ''] = realUserIds(s);
+    const { mirror } = s.database;
+    const { db, t } = mirror;
+    await db.execute(sql`
+      insert into ${t.events} (event_id, action, occurred_at, payload, received_at, state, user_ids)
+      select 'e' || n, 'UserModified', at, '{}', at, 'applied',
+             case when n = 1 then array[${userId}] else array['U2other' || n % 20] end
+      from (select n, clock_timestamp() - interval '1 day' + n * interval '1 second' as at
+            from generate_series(1, 20000) as n) as moments`);
+    await db.execute(sql`
+      update ${t.users} set modified_time = clock_timestamp() - interval '5 days'
+      where user_id = ${userId}`);
+    // Beyond 2^31, as ids of a mirror may be after years.
+    await db.execute(sql`
+      with run as (insert into ${t.syncRuns} (run_id, pull, reason, outcome, finished_at)
+                   overriding system value
+                   select 3000000000 + n, 'modified', 'schedule', 'complete', clock_timestamp()
+                   from generate_series(1, 20000) as n returning run_id)
+      insert into ${t.syncWindows}
+        (window_id, run_id, pull, from_time, to_time, proven_at, state)
+        overriding system value
+      select run_id, run_id, 'modified', at - interval '5 minutes', at, at, 'proven'
+      from (select run_id, clock_timestamp() - (run_id - 3000000000) * interval '1 minute' as at
+            from run) as moments`);
+    await db.execute(sql`
+      insert into ${t.userChanges} (seq, user_id, kind, observed_at, witness)
+      overriding system value values (3000000000, ${userId}, 'updated', clock_timestamp(), 'modified')`);
+    await db.execute(sql`vacuum analyze ${t.events}, ${t.syncWindows}, ${t.syncRuns}`);
+    const plans: string[] = [];
+    const watched = {
+      ...mirror,
+      db: {
+        execute: async (query: SQL) => {
+          const { rows: plan } = await db.execute(sql`explain ${query}`);
+          plans.push(plan.map((line) => line['QUERY PLAN']).join('\n'));
+          return db.execute(query);
+        },
+      } as unknown as typeof db,
+    };
+    const found = await readExplain(watched, userId);
+    expect(found).toMatchObject({
+      events: [{ eventId: 'e1' }],
+      changes: [{ kind: 'created' }, { seq: 3_000_000_000 }],
+    });
+    const near = found?.windows.filter(({ pull }) => pull === 'modified') ?? [];
+    expect(near).toHaveLength(3);
+    for (const { windowId } of near) expect(windowId).toBeGreaterThan(3_000_007_190);
+    expect(plans.join('\n')).toMatch(/events_user_ids/);
+    expect(plans.join('\n')).not.toMatch(/Seq Scan on (events|sync_windows)|events_received/);
+    expect(await putBackEvents(watched, { ...ALL, userId }, new AbortController().signal)).toBe(1);
+    expect(plans.at(-1)).not.toMatch(/Seq Scan on events|events_received/);
+  });
+
+  it('lists a window around an event no later than it was proven', async () => {
+    const s = await begin(5);
+    const [userId = ''] = realUserIds(s);
+    const { db, t } = s.database.mirror;
+    const modifiedAt = (minutes: number) =>
+      db.execute(sql`
+        update ${t.users} set modified_time = '2026-11-01T01:00Z'::timestamptz + make_interval(mins => ${minutes})
+        where user_id = ${userId}`);
+    await db.execute(sql`
+      with run as (insert into ${t.syncRuns} (pull, reason, outcome)
+                   values ('modified', 'an event that names nobody', 'complete') returning run_id)
+      insert into ${t.syncWindows} (run_id, pull, from_time, to_time, proven_at, state)
+      select run_id, 'modified', '2026-11-01T00:55Z', '2026-11-01T01:05Z', '2026-11-01T01:01Z', 'proven'
+      from run`);
+    const pulls = async () => (await explained(s, userId)).windows.map(({ pull }) => pull);
+    await modifiedAt(0);
+    expect(await pulls()).toEqual(['modified', 'sweep']);
+    await modifiedAt(3);
+    expect(await pulls()).toEqual(['sweep']);
+  });
+});
+
+const ALL = { since: null, userId: null, failedOnly: false };
+
 describe('toStory', () => {
   test('what is still so comes last, whatever its kind', () => {
     const instant = (second: number) => `2026-11-21T00:00:0${second}.000000Z`;
@@ -280,7 +392,7 @@ describe('toStory', () => {
       events: [
         {
           ...{ eventId: 'abcdef0123', byLoginId: true, action: 'UserModified', state: 'pending' },
-          attempts: 2,
+          ...{ perhapsAnothers: false, attempts: 2 },
           ...{ occurredAt: instant(0), receivedAt: instant(1), webhookAt: instant(1) },
           ...{ auditAt: null, archiveAt: null, appliedAt: null, dueAt: instant(9), looks: 0 },
           ...{ outcome: null, error: 'refused' },
