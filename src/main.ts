@@ -119,7 +119,7 @@ function failureOf(error: unknown): Failure {
 function report(error: unknown): ExitCode {
   const { exitCode, kind, message } = failureOf(error);
   const json = process.argv.includes('--json');
-  process.stderr.write(`error: ${message}\n`);
+  if (kind !== 'stopped') process.stderr.write(`error: ${message}\n`);
   if (json) process.stdout.write(`${JSON.stringify({ error: { kind, message } })}\n`);
   if (process.env['LOG_LEVEL'] === 'debug' && error instanceof Error) {
     process.stderr.write(`${framesOf(error)}\n`);

@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, inject, test } from 'vitest';
 
 import { explainFailure } from '../src/commands/explainFailure.ts';
-import { DescopeUnavailable, UsageError } from '../src/errors.ts';
+import { DescopeUnavailable, Stopping, UsageError } from '../src/errors.ts';
 import { createEmptyDatabase, type TestDatabase } from './support/database.ts';
 import { startProcess, type ProcessOptions, type RunningProcess } from './support/process.ts';
 
@@ -177,6 +177,7 @@ describe('explainFailure', () => {
     ],
     ['anything else', new Error('one\n  two'), 1, /^one two$/],
     ['not even an error', 'odd', 1, /^odd$/],
+    ['a signal', new Stopping(), 1, /^stopped by a signal/],
   ])('%s', (_what, error, exitCode, message) => {
     const failure = explainFailure(error, addresses);
     expect(failure.exitCode).toBe(exitCode);

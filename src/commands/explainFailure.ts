@@ -1,11 +1,12 @@
-import { describeError, UsageError } from '../errors.ts';
+import { describeError, Stopping, UsageError } from '../errors.ts';
 
 import type { Config } from '../config.ts';
 import type { ExitCode } from './command.ts';
 
 export interface Failure {
   readonly exitCode: ExitCode;
-  readonly kind: 'usage' | 'postgres' | 'redis' | 'failed';
+  /** stopped: a signal asked for it, and who sent that needs not be told. */
+  readonly kind: 'usage' | 'postgres' | 'redis' | 'failed' | 'stopped';
   /** What went wrong and the remedy; no personal data, no secret. */
   readonly message: string;
 }
@@ -34,6 +35,9 @@ const POSTGRES_REMEDIES: Readonly<Record<string, string>> = {
 /** What an error means to a person at a terminal. Pure; the process prints it and ends with its code. */
 export function explainFailure(error: unknown, addresses: Addresses): Failure {
   if (error instanceof UsageError) return { exitCode: 2, kind: 'usage', message: error.message };
+  if (error instanceof Stopping) {
+    return { exitCode: 1, kind: 'stopped', message: 'stopped by a signal before it was done' };
+  }
   const said = describeError(error);
   for (const link of chainOf(error)) {
     const remedy = POSTGRES_REMEDIES[link.code];

@@ -2,6 +2,7 @@ import { afterEach, beforeEach, describe, expect, it, test } from 'vitest';
 
 import * as backfill from '../../src/commands/backfill.ts';
 import { toLines } from '../../src/commands/verify.ts';
+import { eventually } from '../support/eventually.ts';
 import { startProcess } from '../support/process.ts';
 import { createScene, realUserIds, type Scene } from '../support/world.ts';
 import { runCommand } from './context.ts';
@@ -132,5 +133,21 @@ describe('verify', () => {
     const { exit, stdout, stderr } = await verify();
     expect({ exit, stdout }).toEqual({ exit: 1, stdout: '' });
     expect(stderr).toMatch(/^error: Descope refuses the management key .+\n$/);
+  });
+
+  it('is quiet where a signal ends it, with 1', async () => {
+    await runCommand(backfill, scene);
+    scene.simulator.behaviour.latencyMs = 200;
+    const searches = () => scene.simulator.requests.countOf('userSearch');
+    const before = searches();
+    const child = startProcess(['verify'], {
+      env: { ...scene.env, LOG_LEVEL: 'warn', PAGE_SIZE: '5' },
+    });
+    await eventually(() => {
+      expect(searches()).toBeGreaterThan(before);
+    });
+    child.kill('SIGINT');
+    expect(await child.exit).toBe(1);
+    expect([child.stdout(), child.stderr()]).toEqual(['', '']);
   });
 });
