@@ -3,6 +3,7 @@ import { nominateMissing } from '../apply/deletions.ts';
 import { lookUp } from '../apply/lookUp.ts';
 import { describeError, Stopping } from '../errors.ts';
 import { transaction, type Mirror } from '../mirror/database.ts';
+import { countWithin } from './countWithin.ts';
 import { advanceWindow, loadWindow, markGap, type Window } from './ledger.ts';
 import { advanceWatermark } from './watermark.ts';
 import { sourceNowMs } from './sourceClock.ts';
@@ -162,6 +163,9 @@ function writeStep(
 ): Promise<ApplySummary> {
   const { mirror } = deps;
   const witness = window.pull === 'sweep' ? 'sweep' : 'modified';
+  // The last step ends where its window does, which need not be now.
+  const endMs = window.toMs === null ? null : window.toMs + 1;
+  const stretch = { ...step, untilMs: step.untilMs ?? endMs };
   return transaction(mirror, async (tx) => {
     const written = await applyObservations(tx, mirror.t, step.observations, witness);
     if (reviewed === null && written.refused.length > 0) throw new ShowsTombstones(written.refused);
@@ -170,15 +174,14 @@ function writeStep(
       await nominateMissing(tx, mirror, {
         runId: window.runId,
         fromMs: step.fromMs,
-        // The last step ends where its window does, which need not be now.
-        untilMs: step.untilMs ?? (window.toMs === null ? null : window.toMs + 1),
+        untilMs: stretch.untilMs,
         seen: step.observations.map((o) => o.userId),
         observedAt: step.observedAt,
         includeTestUsers: deps.includeTestUsers,
       });
     }
     const moved = await advanceWindow(tx, mirror, window, step.untilMs, {
-      rowsRead: step.observations.length,
+      rowsRead: window.pull === 'sweep' ? countWithin(stretch) : step.observations.length,
       total: step.total,
       requests,
       created: written.created.length,

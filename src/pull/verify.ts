@@ -16,6 +16,7 @@ import {
   type VerifyDeps,
 } from './drift.ts';
 import { finishRun, openRun } from './ledger.ts';
+import { countWithin } from './countWithin.ts';
 import { readRange, type ProvenStep } from './readRange.ts';
 
 import type { Call } from '../descope/types.ts';
@@ -108,13 +109,6 @@ export async function compareRange(
     }
   }
   return { users, suspects: [...suspects].sort(), beyond };
-}
-
-/** An answer also holds a few users from beyond its stretch, who come again in the next one. */
-function countWithin({ observations, fromMs, untilMs }: ProvenStep): number {
-  const isWithin = (time: string | null) =>
-    time === null || (Date.parse(time) >= fromMs && Date.parse(time) < (untilMs ?? Infinity));
-  return observations.filter(({ row }) => isWithin(row.createdTime)).length;
 }
 
 /** Users of a proven stretch that the mirror has not, has otherwise, or has beyond it. */

@@ -7,7 +7,7 @@ export interface RunView {
   readonly runId: number;
   /** complete, partial or blocked; null while it runs. */
   readonly outcome: string | null;
-  /** Users read so far; a few are read twice, at the edges of windows. */
+  /** Users read so far, each counted once. */
   readonly users: number;
   /** Users in the directory, as Descope counted them at the start; null until it did. */
   readonly total: number | null;

@@ -55,10 +55,20 @@ describe('backfill', () => {
     const { exit, stdout, stderr } = await run('backfill');
     expect(exit).toBe(0);
     const real = scene.simulator.directory.realSize;
-    expect(stdout).toMatch(/^sweep complete: \d+ users read with \d+ requests; /);
+    expect(stdout).toMatch(RegExp(`^sweep complete: ${real} users read with \\d+ requests; `));
     expect(stdout).toContain(`${real} created, 0 updated, 0 deleted`);
     expect(stdout.trim().split('\n')).toHaveLength(1);
     expect(stderr).toBe('');
+    await scene.assertEqual();
+  });
+
+  it('counts nobody twice, in however many pages and windows they come', async () => {
+    scene.simulator.directory.createMany(400, { event: false });
+    const child = rollcall(['backfill', '--json'], { PAGE_SIZE: '5' });
+    expect(await child.exit).toBe(0);
+    const { realSize } = scene.simulator.directory;
+    const answer = JSON.parse(child.stdout().trim().split('\n').at(-1) ?? '') as unknown;
+    expect(answer).toMatchObject({ users: realSize, created: realSize });
     await scene.assertEqual();
   });
 
