@@ -1,6 +1,6 @@
 import { WindowUnproven } from '../errors.ts';
 import { transaction } from '../mirror/database.ts';
-import { finishRun, openRun, openWindow, unprovenWindows } from './ledger.ts';
+import { finishRun, loadWindow, openRun, openWindow, unprovenWindows } from './ledger.ts';
 import { readWatermark, whileHoldingPull } from './watermark.ts';
 import { readWindow, type PullDeps } from './readWindow.ts';
 import { sourceNowMs } from './sourceClock.ts';
@@ -32,26 +32,37 @@ export async function pullModified(
   const watermark = await readWatermark(mirror.db, mirror, 'modified');
   if (watermark === null && !gapsOnly) return 'notBegun';
   return whileHoldingPull(mirror, 'modified', async () => {
-    await readGaps(deps, signal);
-    if (!gapsOnly && watermark !== null) await readOn(deps, watermark, signal);
+    const failures = await readGaps(deps, signal);
+    // A gap that reaches beyond the watermark is where this pull would begin: it has just failed.
+    const isBlocked = failures.some(({ toMs }) => toMs > (watermark ?? 0));
+    if (!gapsOnly && watermark !== null && !isBlocked) await readOn(deps, watermark, signal);
+    // Told last: a gap that stays one keeps nothing new from being read.
+    if (failures[0]) throw failures[0].error;
     return 'done' as const;
   });
 }
 
+/** A window that could not be proven, and where it ends (epoch ms). */
+interface Failure {
+  readonly toMs: number;
+  readonly error: WindowUnproven;
+}
+
 /** Reads every window that is not proven; one that fails again does not hold up the others. */
-async function readGaps(deps: ModifiedDeps, signal: AbortSignal): Promise<void> {
+async function readGaps(deps: ModifiedDeps, signal: AbortSignal): Promise<Failure[]> {
   const { mirror } = deps;
-  const failures: unknown[] = [];
+  const failures: Failure[] = [];
   for (const windowId of await unprovenWindows(mirror.db, mirror, { pull: 'modified' })) {
     try {
       await readWindow(deps, windowId, signal);
     } catch (error) {
       // Only an answer that contradicts itself is the window's own; all else would fail the next too.
       if (!(error instanceof WindowUnproven)) throw error;
-      failures.push(error);
+      const window = await loadWindow(mirror.db, mirror, windowId);
+      failures.push({ toMs: window?.toMs ?? Infinity, error });
     }
   }
-  if (failures.length > 0) throw failures[0];
+  return failures;
 }
 
 /** Reads what has changed since the watermark. */

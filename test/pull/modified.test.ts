@@ -1,11 +1,13 @@
 import { sql } from 'drizzle-orm';
 import { describe, expect, it } from 'vitest';
 
-import { DescopeUnauthorised, DescopeUnavailable } from '../../src/errors.ts';
+import { DescopeUnauthorised, DescopeUnavailable, WindowUnproven } from '../../src/errors.ts';
 import { openModifiedWindow, pullModified } from '../../src/pull/modified.ts';
 import { transaction } from '../../src/mirror/database.ts';
 import { realUserIds } from '../support/world.ts';
-import { beginFilled, beginPullScene } from './pullScene.ts';
+import { beginFilled, beginPullScene, type PullScene } from './pullScene.ts';
+
+import type { DescopeClient } from '../../src/descope/types.ts';
 
 const quiet = { event: false };
 const SECONDS = 1_000;
@@ -215,7 +217,73 @@ describe('a pull that fails', () => {
   });
 });
 
+/** A client whose searches that end before `untilMs` never show all whom they count. */
+function failingBefore(client: DescopeClient, untilMs: number): DescopeClient {
+  return {
+    ...client,
+    async searchUsers(query, call) {
+      const page = await client.searchUsers(query, call);
+      const isWhole = query.toMs === undefined || query.toMs >= untilMs;
+      return isWhole ? page : { ...page, users: page.users.slice(1) };
+    },
+  };
+}
+
+/** So much later, to a process that learns the time anew. */
+function later(s: PullScene, ms: number): void {
+  s.clock.shiftMs += ms;
+  s.restart();
+}
+
+async function openEventWindow(s: PullScene, fromMs: number, toMs: number): Promise<void> {
+  const { mirror } = s.database;
+  const range = { fromMs, toMs };
+  await transaction(mirror, (tx) => openModifiedWindow(tx, { mirror }, 'an event', range));
+}
+
 describe('the window of an event', () => {
+  it('that cannot be proven stays a gap, and holds up nothing of what comes after it', async () => {
+    const s = await beginFilled({ simulator: { users: 60 }, env: { PULL_OVERLAP_SECONDS: '10' } });
+    const { directory } = s.simulator;
+    const [old = '', recent = ''] = realUserIds(s);
+    later(s, 60 * SECONDS);
+    s.ago(100 * SECONDS, () => directory.modifyUser(old, { name: 'Old' }, quiet));
+    await s.pullModified();
+    const watermark = (await s.watermark('modified')) ?? Infinity;
+    const nowMs = directory.clockMs();
+    await openEventWindow(s, nowMs - 130 * SECONDS, nowMs - 70 * SECONDS);
+    later(s, 20 * SECONDS);
+    s.ago(5 * SECONDS, () => directory.modifyUser(recent, { name: 'Recent' }, quiet));
+    const { modified } = s.process();
+    const client = failingBefore(modified.client, nowMs - 60 * SECONDS);
+    const { signal } = new AbortController();
+    for (let turn = 0; turn < 2; turn++) {
+      await expect(pullModified({ ...modified, client }, signal)).rejects.toThrow(WindowUnproven);
+    }
+    expect(await s.watermark('modified')).toBeGreaterThan(watermark);
+    await s.assertEqual((userId) => userId === old);
+    const states = (await s.windows('modified')).map((window) => window.state);
+    expect(states.filter((state) => state !== 'proven')).toEqual(['gap']);
+
+    expect(await s.pullModified()).toBe('done');
+    await s.assertEqual();
+  });
+
+  it('that reaches beyond the watermark and fails opens no further one a pull', async () => {
+    const s = await beginFilled({ simulator: { users: 60 } });
+    const { directory } = s.simulator;
+    const [userId = ''] = realUserIds(s);
+    later(s, 60 * SECONDS);
+    s.ago(5 * SECONDS, () => directory.modifyUser(userId, { name: 'New' }, quiet));
+    const { modified } = s.process();
+    const client = failingBefore(modified.client, Infinity);
+    const { signal } = new AbortController();
+    for (let turn = 0; turn < 3; turn++) {
+      await expect(pullModified({ ...modified, client }, signal)).rejects.toThrow(WindowUnproven);
+    }
+    expect(await s.windows('modified')).toHaveLength(1);
+  });
+
   it('that ends in the future does not carry the watermark there', async () => {
     const s = await beginFilled({ simulator: { users: 60 } });
     await s.pullModified();
