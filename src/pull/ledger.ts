@@ -74,11 +74,11 @@ export async function openSweep(db: Executor, { t }: Db): Promise<Run | undefine
   return found[0];
 }
 
-/** Whether any sweep has ever completed: before that the mirror is still filling. */
+/** Whether any sweep has ever read everyone: before that the mirror is still filling. */
 export async function hasCompletedSweep(db: Executor, { t }: Db): Promise<boolean> {
   const found = await rows(
     db,
-    sql`select 1 from ${t.syncRuns} where pull = 'sweep' and outcome = 'complete' limit 1`,
+    sql`select 1 from ${t.watermarks} where pull = 'sweep' and complete_to is not null`,
   );
   return found.length > 0;
 }

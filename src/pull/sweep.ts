@@ -157,29 +157,32 @@ async function finish(deps: SweepDeps, runId: number, call: Call): Promise<Sweep
   const reopened = await reopenShortWindows(deps, runId, call);
   if (reopened.length > 0) return { kind: 'reading', windowIds: reopened };
   const short = await countShort(deps, runId, call);
-  const outcome: Outcome = short > 0 ? 'partial' : 'complete';
   await transaction(mirror, async (tx) => {
     // Whoever ends it, and whoever opens its windows again, holds the run meanwhile.
     if (!(await holdOpenRun(tx, deps, runId))) return;
-    const { deleted } = await decideSuspects(tx, mirror, runId, deps.breaker);
+    const { deleted, held } = await decideSuspects(tx, mirror, runId, deps.breaker);
     await tx.execute(
       sql`update ${mirror.t.syncRuns} set deleted = deleted + ${deleted} where run_id = ${runId}`,
     );
-    if (outcome === 'complete') {
+    if (short <= 0) {
       await setWatermark(tx, mirror, 'sweep', runId);
       // A day less than the trail reaches: it goes on ageing until the next audit pull.
       const auditReachMs = AUDIT_RETENTION_MS - 86_400_000;
       await coverBySweep(tx, mirror, { coversToMs: await coversTo(deps, runId), auditReachMs });
     }
-    await finishRun(
-      tx,
-      mirror,
-      runId,
-      outcome,
-      short > 0 ? `the directory counts ${short} users more than the mirror` : null,
-    );
+    const left = describeLeft(short, held);
+    await finishRun(tx, mirror, runId, left === null ? 'complete' : 'partial', left);
   });
-  return { kind: 'finished', outcome: (await readOutcome(deps, runId)) ?? outcome };
+  return { kind: 'finished', outcome: (await readOutcome(deps, runId)) ?? 'partial' };
+}
+
+/**
+ * What is known to differ when a sweep has ended; null: nothing, and only then it is a proof. Everyone
+ * has been read all the same where deletions are held: that does not hold up the watermarks.
+ */
+function describeLeft(short: number, held: number): string | null {
+  if (short > 0) return `the directory counts ${short} users more than the mirror`;
+  return held > 0 ? `${held} users are gone, and their deletion waits for a person` : null;
 }
 
 /** Locks a run that has not ended; false where somebody else ended it. */

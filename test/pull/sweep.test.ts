@@ -1,6 +1,8 @@
 import { sql } from 'drizzle-orm';
 import { describe, expect, it } from 'vitest';
 
+import { approveHeld, rejectHeld } from '../../src/apply/held.ts';
+import { readLastProof } from '../../src/readers/runs.ts';
 import { advanceSweep, cutWindows, startSweep } from '../../src/pull/sweep.ts';
 import { readWindow } from '../../src/pull/readWindow.ts';
 import { Stopping } from '../../src/errors.ts';
@@ -53,9 +55,36 @@ describe('users deleted without an event', () => {
     await s.runSweep();
     const { live } = await s.countUsers();
     s.simulator.directory.deleteMany(scattered(realUserIds(s), 200), { event: false });
-    expect(await s.runSweep()).toMatchObject({ outcome: 'complete', deleted: 0, held: 200 });
+    const told = await s.runSweep();
+    expect(told).toMatchObject({ outcome: 'partial', deleted: 0, held: 200 });
+    expect(told.reason).toMatch(/^200 users are gone/);
     expect(await s.countUsers()).toEqual({ live, gone: 0 });
     expect(await s.deletions()).toEqual({ held: 200 });
+  });
+
+  it('and held are no proof, nor are those a person refused to delete; everyone was read', async () => {
+    const s = await beginPullScene({ simulator: { users: 300 }, env: { BREAKER_MAX_COUNT: '5' } });
+    const { mirror } = s.database;
+    await s.runSweep();
+    const proof = await readLastProof(mirror);
+    expect(proof).not.toBe(null);
+    s.simulator.directory.deleteMany(scattered(realUserIds(s), 12), { event: false });
+    const covered = await s.watermark('sweep');
+    expect(await s.runSweep()).toMatchObject({ outcome: 'partial', held: 12 });
+    expect(await readLastProof(mirror)).toBe(proof);
+    expect(await s.watermark('sweep')).toBeGreaterThan(covered ?? Infinity);
+
+    const { signal } = new AbortController();
+    expect(await rejectHeld(mirror, [], signal)).toBe(12);
+    expect(await s.runSweep()).toMatchObject({ outcome: 'partial', held: 12 });
+    expect(await readLastProof(mirror)).toBe(proof);
+
+    const { client } = s.process();
+    expect(await approveHeld({ mirror, client }, [], signal)).toMatchObject({ tombstoned: 12 });
+    expect(await s.runSweep()).toMatchObject({ outcome: 'complete', held: 0 });
+    expect(Date.parse((await readLastProof(mirror)) ?? '')).toBeGreaterThan(
+      Date.parse(proof ?? ''),
+    );
   });
 
   it('are tombstoned at the very limit of the breaker', async () => {
