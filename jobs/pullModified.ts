@@ -8,6 +8,8 @@ import type { Enqueue } from './queues.ts';
 interface Payload {
   /** Just the windows in the ledger that are not proven, such as an event's. */
   readonly gapsOnly?: boolean | undefined;
+  /** Somebody waits for what was modified just now. */
+  readonly soon?: boolean | undefined;
 }
 
 interface Deps {
@@ -22,10 +24,11 @@ const AGAIN = { delayMs: 1_000, dedupeId: 'gaps-again', dedupeMs: 500 };
 export const pullModified: JobDefinition<Deps, Payload> = defineJob({
   name: 'pullModified',
   queue: 'pulls',
-  payload: z.strictObject({ gapsOnly: z.boolean().optional() }),
+  payload: z.strictObject({ gapsOnly: z.boolean().optional(), soon: z.boolean().optional() }),
   options: { attempts: 1, ...KEEP },
-  async process(deps: Deps, { gapsOnly = false }, signal): Promise<void> {
-    const result = await pull(deps.modified, signal, gapsOnly);
+  async process(deps: Deps, { gapsOnly = false, soon = false }, signal): Promise<void> {
+    const reach = gapsOnly ? 'gaps' : soon ? 'now' : 'settled';
+    const result = await pull(deps.modified, signal, reach);
     // Whoever has it listed the gaps before ours was there; a schedule's tick comes again by itself.
     if (result === 'busy' && gapsOnly) {
       await deps.enqueue(pullModified, { gapsOnly }, AGAIN);

@@ -6,7 +6,7 @@ import { createApplier, type Applier } from './apply/applier.ts';
 import { createBudget } from './descope/budget.ts';
 import { createDescopeClient } from './descope/client.ts';
 import { createMetrics, type Metrics } from './metrics.ts';
-import { openWindowAround, type ModifiedDeps } from './pull/modified.ts';
+import { openModifiedWindow, type ModifiedDeps } from './pull/modified.ts';
 import { openRun } from './pull/ledger.ts';
 import { createPatientClient } from './pull/patient.ts';
 
@@ -83,7 +83,10 @@ export function createEngine(options: EngineOptions): Engine {
     includeTestUsers,
     breaker,
     signal: stopping.signal,
-    openWindow: (tx, aroundMs) => openWindowAround(tx, { mirror, overlapMs }, aroundMs),
+    overlapMs,
+    openWindow: async (tx, range) => {
+      await openModifiedWindow(tx, { mirror }, 'an event that names nobody', range);
+    },
     openSweep: async (tx, reason) => {
       await openRun(tx, mirror, 'sweep', reason);
     },
@@ -151,6 +154,9 @@ function countWrites(
   metrics.applied.inc({ change: 'restored', witness }, summary.restored.length);
 }
 
+/** Of the flights of a burst one asks for a pull; who came too late for it asks again. */
+const SOON = { dedupeId: 'soon', dedupeMs: 1_500 };
+
 /** What a flight leaves to do. Postgres knows all of it too: this only makes it quick. */
 async function followUp(queues: Queues, applied: Applied, log: Logger): Promise<void> {
   try {
@@ -161,6 +167,7 @@ async function followUp(queues: Queues, applied: Applied, log: Logger): Promise<
       await queues.enqueue(pullModified, { gapsOnly: true });
       await queues.enqueue(sweep, { reason: 'an event' });
     }
+    if (applied.pullSoon) await queues.enqueue(pullModified, { soon: true }, SOON);
   } catch (error) {
     log.debug({ err: error }, 'the queue could not be told; recovery will find it');
   }

@@ -20,7 +20,7 @@ import { applyEvents, type Applied, type EventDeps } from './events.ts';
 export interface ApplierDeps extends EventDeps {
   /** Aborted when the process stops. */
   readonly signal: AbortSignal;
-  /** Told once a flight: what it did, what to look at again and whether a window or sweep is to be read. */
+  /** Told once a flight: what it did, what to look at again and what is to be read. */
   readonly onApplied?: (applied: Applied) => void;
 }
 
@@ -159,9 +159,9 @@ const NOTHING: Applied = {
   created: 0,
   updated: 0,
   deleted: 0,
-  held: 0,
   again: new Map(),
   opened: false,
+  pullSoon: false,
 };
 
 function add(a: Applied, b: Applied): Applied {
@@ -172,8 +172,8 @@ function add(a: Applied, b: Applied): Applied {
     created: a.created + b.created,
     updated: a.updated + b.updated,
     deleted: a.deleted + b.deleted,
-    held: a.held + b.held,
     again,
     opened: a.opened || b.opened,
+    pullSoon: a.pullSoon || b.pullSoon,
   };
 }

@@ -6,7 +6,7 @@ import { deleteReported, type Breaker } from './deletions.ts';
 import { noteFates, tellFates, type Fates } from './fates.ts';
 import { judgeLooks, hintOf, type Judged, type Sight } from './hints.ts';
 import { lookUp, type Absence } from './lookUp.ts';
-import { openWhatNamesNobody } from './nameless.ts';
+import { judgeNameless } from './nameless.ts';
 import { isWanted } from './wanted.ts';
 
 import type { Call, DescopeClient } from '../descope/types.ts';
@@ -15,7 +15,7 @@ import type { Instant, Present, Witness } from '../observation.ts';
 
 /*
  * In: ids of inbox events. Out: the users they name looked at, written, and the events marked done in
- * the same transaction. An event that names nobody opens a window or a sweep instead. Never writes
+ * the same transaction. An event that names nobody waits for a window or a sweep instead. Never writes
  * anything an event says.
  */
 
@@ -24,8 +24,13 @@ export interface EventDeps {
   readonly client: DescopeClient;
   readonly includeTestUsers: boolean;
   readonly breaker: Breaker;
-  /** Opens a window of modified users around an instant (epoch ms of Descope's clock), durably. */
-  readonly openWindow: (tx: Executor, aroundMs: number) => Promise<void>;
+  /** Each modified pull reads again what lies this far behind its watermark. */
+  readonly overlapMs: number;
+  /** Opens a window of modified users (epoch ms of Descope's clock), durably. */
+  readonly openWindow: (
+    tx: Executor,
+    range: { readonly fromMs: number; readonly toMs: number },
+  ) => Promise<void>;
   /** Opens a sweep, durably. */
   readonly openSweep: (tx: Executor, reason: string) => Promise<void>;
 }
@@ -37,6 +42,9 @@ export interface DueEvent {
   readonly userIds: readonly string[];
   readonly loginIds: readonly string[];
   readonly occurredAt: Instant;
+  /** The same in epoch ms, of Descope's clock; and when it was told, of the database's. */
+  readonly occurredMs: number;
+  readonly receivedMs: number;
   readonly looks: number;
   /** Told so long after it happened that no lag at the provider explains what is seen. */
   readonly isLate: boolean;
@@ -49,11 +57,12 @@ export interface Applied {
   readonly created: number;
   readonly updated: number;
   readonly deleted: number;
-  readonly held: number;
   /** Events to look at again, by the wait until then. */
   readonly again: ReadonlyMap<number, readonly string[]>;
   /** A window or a sweep was opened. */
   readonly opened: boolean;
+  /** Events wait for what the next modified pull reads. */
+  readonly pullSoon: boolean;
 }
 
 /** Most ids a load takes. */
@@ -81,9 +90,9 @@ export async function applyEvents(
     for (const observation of present) seen.set(observation.userId, observation);
     for (const absence of absent) absences.set(absence.userId, absence);
   }
-  const held = await readHeld(deps, [...absences.keys()]);
+  const known = await readKnown(deps, [...absences.keys()]);
   const reported = new Set(userIds.filter(suspected));
-  const judged = named.map((event) => judgeLooks(event, { seen, absences, reported, ...held }));
+  const judged = named.map((event) => judgeLooks(event, { seen, absences, reported, ...known }));
   return transaction(deps.mirror, (tx) => commit(deps, tx, { judged, seen, absences }));
 }
 
@@ -92,7 +101,9 @@ async function readDue(deps: EventDeps, eventIds: readonly string[]): Promise<Du
   return rows<DueEvent>(
     db,
     sql`select event_id as "eventId", action, user_ids as "userIds", login_ids as "loginIds",
-               ${asInstant(sql`occurred_at`)} as "occurredAt", looks,
+               ${asInstant(sql`occurred_at`)} as "occurredAt",
+               extract(epoch from occurred_at)::float8 * 1000 as "occurredMs",
+               extract(epoch from received_at)::float8 * 1000 as "receivedMs", looks,
                received_at - occurred_at > interval '1 hour' as "isLate",
                case when webhook_at is not null then 'webhook'
                     when audit_at is not null then 'audit' else 'archive' end as witness
@@ -143,7 +154,7 @@ function hintsByUser(events: readonly DueEvent[]): Map<string, Set<string>> {
 }
 
 /** Of these users, those the mirror knows, and those of whom "not found" is credible at once. */
-async function readHeld(
+async function readKnown(
   deps: EventDeps,
   userIds: readonly string[],
 ): Promise<Pick<Sight, 'known' | 'settled'>> {
@@ -172,7 +183,7 @@ interface Findings {
 
 async function commit(deps: EventDeps, tx: Executor, findings: Findings): Promise<Applied> {
   const { t } = deps.mirror;
-  const counts = { created: 0, updated: 0, deleted: 0, held: 0 };
+  const counts = { created: 0, updated: 0, deleted: 0 };
   const fates: Fates = new Map();
   // Users that some event still waits for are not removed on the word of this look.
   const unsettled = new Set(findings.judged.flatMap((j) => (j.againMs === null ? [] : j.doubted)));
@@ -184,7 +195,7 @@ async function commit(deps: EventDeps, tx: Executor, findings: Findings): Promis
     const absent = missing.filter((a) => !unsettled.has(a.userId));
     const written = await applyObservations(tx, t, present, witness);
     const decided = await deleteReported(tx, deps.mirror, absent, witness, deps.breaker);
-    const { summary, held } = decided;
+    const { summary } = decided;
     noteFates(fates, {
       present: idsOf(present),
       absent: idsOf(absent),
@@ -196,15 +207,14 @@ async function commit(deps: EventDeps, tx: Executor, findings: Findings): Promis
     counts.created += written.created.length;
     counts.updated += written.updated.length + written.restored.length;
     counts.deleted += summary.deleted.length;
-    if (held) counts.held += absent.length;
   }
   const told = findings.judged.map((j) => {
     if (j.againMs !== null) return j;
     return { ...j, outcome: tellFates(j.outcome, j.event.userIds, fates, findings) };
   });
-  const { judged, opened } = await openWhatNamesNobody(deps, tx, told);
+  const { judged, opened, pullSoon } = await judgeNameless(deps, tx, told);
   const again = await markEvents(deps, tx, judged);
-  return { events: findings.judged.length, ...counts, again, opened };
+  return { events: findings.judged.length, ...counts, again, opened, pullSoon };
 }
 
 /** Users looked at because of this witness, each under one witness only: the first to tell. */

@@ -84,7 +84,7 @@ function isCredible(hint: Hint, userId: string, sight: Sight): boolean {
 
 function describe(event: DueEvent, sight: Sight): string {
   if (event.userIds.length === 0) {
-    return event.loginIds.length === 0 ? 'names nobody: reading a window' : 'no such user';
+    return event.loginIds.length === 0 ? 'names nobody' : 'no such user';
   }
   const present = event.userIds.filter((userId) => sight.seen.has(userId)).length;
   const absent = event.userIds.length - present;

@@ -1,4 +1,5 @@
 import { pause } from '../abort.ts';
+import { bringBackNameless } from '../apply/nameless.ts';
 import { countPending } from '../inbox/pending.ts';
 import { pullAudit } from '../pull/audit.ts';
 import { openSweep } from '../pull/ledger.ts';
@@ -24,9 +25,13 @@ export async function run(context: CommandContext): Promise<ExitCode> {
       return 3;
     }
     const audit = await whenFree(engine, () => pullAudit(engine.jobs.audit, signal));
-    const applied = await applyPending(engine);
-    // Events that name nobody have opened windows, or a sweep.
-    await whenFree(engine, () => pullModified(engine.jobs.modified, signal, true));
+    let applied = await applyPending(engine);
+    if ((await countPending(engine.mirror)) > 0) {
+      // Events that name nobody wait for a pull that begins after they came, or opened windows, or a sweep.
+      await whenFree(engine, () => pullModified(engine.jobs.modified, signal, 'now'));
+      await bringBackNameless(engine.mirror.db, engine.mirror);
+      applied += await applyPending(engine);
+    }
     const left = await countPending(engine.mirror);
     const isSweepDue = (await openSweep(engine.mirror.db, engine.mirror)) !== undefined;
     const outcome = isSweepDue ? 'sweep' : left > 0 ? 'partial' : 'complete';

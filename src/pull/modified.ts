@@ -15,32 +15,43 @@ export interface ModifiedDeps extends PullDeps {
   readonly settleMs: number;
 }
 
+/**
+ * How far a pull reads: only the windows in the ledger that are not proven; on from the watermark to what
+ * has settled; or to this moment, for those who wait for it. What has not settled is never counted as proven.
+ */
+export type Reach = 'gaps' | 'settled' | 'now';
+
 /** What a pull did: not begun (no sweep has), busy (a replica has it), or done. */
 export type PullResult = 'notBegun' | 'busy' | 'done';
 
 /**
- * Reads the users changed since the watermark, gaps first (or `gapsOnly`), and moves the watermark
- * with their rows.
+ * Reads the users changed since the watermark, gaps first, as far as `reach` says, and moves the
+ * watermark with their rows.
  * @throws the client's errors, WindowUnproven, Stopping; what was not proven stays a gap
  */
 export async function pullModified(
   deps: ModifiedDeps,
   signal: AbortSignal,
-  gapsOnly = false,
+  reach: Reach = 'settled',
 ): Promise<PullResult> {
   const { mirror } = deps;
   const watermark = await readWatermark(mirror.db, mirror, 'modified');
-  if (watermark === null && !gapsOnly) return 'notBegun';
+  if (watermark === null && reach !== 'gaps') return 'notBegun';
   return whileHoldingPull(mirror, 'modified', async () => {
     const failures = await readGaps(deps, signal);
     // A gap that reaches beyond the watermark is where this pull would begin: it has just failed.
     const isBlocked = failures.some(({ toMs }) => toMs > (watermark ?? 0));
-    if (!gapsOnly && watermark !== null && !isBlocked) await readOn(deps, watermark, signal);
+    if (reach !== 'gaps' && watermark !== null && !isBlocked) {
+      await readOn(deps, watermark, reach, signal);
+    }
     // Told last: a gap that stays one keeps nothing new from being read.
     if (failures[0]) throw failures[0].error;
     return 'done' as const;
   });
 }
+
+/** Rather a little late than early: now is known to half a second. */
+const AHEAD_MS = 1_000;
 
 /** A window that could not be proven, and where it ends (epoch ms). */
 interface Failure {
@@ -66,33 +77,23 @@ async function readGaps(deps: ModifiedDeps, signal: AbortSignal): Promise<Failur
 }
 
 /** Reads what has changed since the watermark. */
-async function readOn(deps: ModifiedDeps, watermark: number, signal: AbortSignal): Promise<void> {
+async function readOn(
+  deps: ModifiedDeps,
+  watermark: number,
+  reach: Reach,
+  signal: AbortSignal,
+): Promise<void> {
   const { mirror } = deps;
   const since = (await readWatermark(mirror.db, mirror, 'modified')) ?? watermark;
   const call: Call = { priority: 'pull', signal };
-  const toMs = (await sourceNowMs(mirror, deps.client, call)) - deps.settleMs;
+  const nowMs = await sourceNowMs(mirror, deps.client, call);
+  const toMs = reach === 'now' ? nowMs + AHEAD_MS : nowMs - deps.settleMs;
   const fromMs = since - deps.overlapMs;
   if (toMs <= fromMs) return;
   const windowId = await transaction(mirror, (tx) =>
     openModifiedWindow(tx, deps, 'schedule', { fromMs, toMs }),
   );
   await readWindow(deps, windowId, signal);
-}
-
-/**
- * Opens a window around the moment of an event that names nobody (epoch ms of Descope's clock). Such a
- * moment is told to the minute: the window is never narrower.
- */
-export async function openWindowAround(
-  tx: Executor,
-  deps: Pick<ModifiedDeps, 'mirror' | 'overlapMs'>,
-  aroundMs: number,
-): Promise<void> {
-  const halfMs = Math.max(deps.overlapMs, 60_000);
-  await openModifiedWindow(tx, deps, 'an event that names nobody', {
-    fromMs: aroundMs - halfMs,
-    toMs: aroundMs + halfMs,
-  });
 }
 
 /** Puts a window into the ledger; from then on it is read whatever happens to the queue. */

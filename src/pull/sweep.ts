@@ -2,6 +2,7 @@ import { sql } from 'drizzle-orm';
 
 import { countLive, decideSuspects, settleSuspects } from '../apply/deletions.ts';
 import { lookUp } from '../apply/lookUp.ts';
+import { bringBackNameless } from '../apply/nameless.ts';
 import { whereWanted } from '../apply/wanted.ts';
 import { rows, textArray, transaction, type Executor } from '../mirror/database.ts';
 import {
@@ -169,6 +170,7 @@ async function finish(deps: SweepDeps, runId: number, call: Call): Promise<Sweep
       // A day less than the trail reaches: it goes on ageing until the next audit pull.
       const auditReachMs = AUDIT_RETENTION_MS - 86_400_000;
       await coverBySweep(tx, mirror, { coversToMs: await coversTo(deps, runId), auditReachMs });
+      await bringBackNameless(tx, mirror);
     }
     const left = describeLeft(short, held);
     await finishRun(tx, mirror, runId, left === null ? 'complete' : 'partial', left);

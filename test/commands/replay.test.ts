@@ -168,14 +168,17 @@ describe('rollcall replay', () => {
 
   it('says when an event that names nobody opened a window, and does not wait for it', async () => {
     const s = await begin();
+    expect((await runCommand(backfill, s)).exitCode).toBe(0);
     const nowMs = Date.now();
-    const event = parseRecord({ action: 'UsersModified', occurred: nowMs }, nowMs);
+    // Too long ago for the next pull to reach back to it.
+    const event = parseRecord({ action: 'UsersModified', occurred: nowMs - 3_600_000 }, nowMs);
     if (!event) throw new Error('not an event');
     const { db, t } = s.database.mirror;
     await recordEvents(db, t, [event], 'audit', { archiveAll: false });
     await setState(s, [event.eventId], 'applied');
     const replayed = await runCommand(replay, s, { since: '2026-01-01' });
-    expect(replayed.exitCode).toBe(0);
+    expect(replayed.exitCode).toBe(3);
+    expect(replayed.stdout.at(-2)).toContain('1 still pending');
     expect(replayed.stdout.at(-1)).toContain('a window or a sweep waits to be read');
   });
 

@@ -175,6 +175,23 @@ describe('sync', () => {
     expect(answerOf(again)).toEqual({ outcome: 'complete', eventsApplied: 0, eventsPending: 0 });
   });
 
+  it('applies events that name nobody when what they tell of has been read', async () => {
+    const { directory, behaviour } = scene.simulator;
+    behaviour.pluralIds = 'none';
+    await scene.runSweep();
+    for (const agoMs of [3_600_000, 6_000]) {
+      scene.ago(agoMs, () => {
+        directory.modifyBatch(realUserIds(scene).slice(0, 3), { name: `Of ${agoMs}` });
+      });
+      // The trail is pulled from just before the first sweep on.
+      await scene.query(sql`
+        update ${scene.database.mirror.t.watermarks}
+        set complete_to = complete_to - interval '2 hours' where pull = 'audit'`);
+    }
+    expect((await run('sync')).stdout).toBe('synced: 2 events applied, 0 still pending\n');
+    await scene.assertEqual();
+  });
+
   it('says where the trail is too short that a sweep is due, and ends with 3', async () => {
     await scene.runSweep();
     scene.clock.shiftMs = 31 * 86_400_000;

@@ -296,7 +296,7 @@ describe('the window of an event', () => {
       }),
     );
     const { signal } = new AbortController();
-    expect(await pullModified(s.process().modified, signal, true)).toBe('done');
+    expect(await pullModified(s.process().modified, signal, 'gaps')).toBe('done');
     expect(await s.watermark('modified')).toBeLessThanOrEqual(s.simulator.directory.clockMs());
     const [open] = await s.query<{ n: number }>(
       sql`select count(*)::int as n from ${mirror.t.syncWindows} where state <> 'proven'`,

@@ -5,7 +5,7 @@ import { createApplier } from '../../src/apply/applier.ts';
 import { createBudget } from '../../src/descope/budget.ts';
 import { createDescopeClient } from '../../src/descope/client.ts';
 import { openRun } from '../../src/pull/ledger.ts';
-import { openWindowAround, pullModified, type ModifiedDeps } from '../../src/pull/modified.ts';
+import { openModifiedWindow, pullModified, type ModifiedDeps } from '../../src/pull/modified.ts';
 import { createPatientClient } from '../../src/pull/patient.ts';
 import { pullAudit, type AuditDeps } from '../../src/pull/audit.ts';
 import { readWindow } from '../../src/pull/readWindow.ts';
@@ -177,7 +177,10 @@ function createProcess(scene: Scene, options: PullSceneOptions, signal: AbortSig
       includeTestUsers: config.INCLUDE_TEST_USERS,
       breaker,
       signal,
-      openWindow: (tx, aroundMs) => openWindowAround(tx, { mirror, overlapMs }, aroundMs),
+      overlapMs,
+      openWindow: async (tx, range) => {
+        await openModifiedWindow(tx, { mirror }, 'an event that names nobody', range);
+      },
       openSweep: async (tx, reason) => {
         await openRun(tx, mirror, 'sweep', reason);
       },

@@ -123,7 +123,10 @@ async function untilConverged(
   }
 }
 
-/** An event looked at so often in vain may wait half a minute more; no replica lags by then. */
+/**
+ * An event looked at so often in vain may wait half a minute more; no replica lags by then. One that names
+ * nobody is another matter: it waits for what will still be read.
+ */
 const LAST_LOOK = 4;
 
 async function isAllDone({ scene }: Rig, quietMs: number): Promise<boolean> {
@@ -133,7 +136,8 @@ async function isAllDone({ scene }: Rig, quietMs: number): Promise<boolean> {
           (select min(complete_to) from ${watermarks} where pull in ('modified', 'audit'))
             > to_timestamp(${quietMs / 1000}::float8)
           and not exists (select 1 from ${events} where state = 'pending'
-            and (looks < ${LAST_LOOK} or due_at < clock_timestamp()))
+            and (looks < ${LAST_LOOK} or due_at < clock_timestamp()
+                 or (user_ids = '{}' and login_ids = '{}')))
           and not exists (select 1 from ${syncWindows} where state <> 'proven')
           and not exists (select 1 from ${syncRuns} where pull = 'sweep' and outcome is null)
           and exists (select 1 from ${syncRuns} where pull = 'sweep' and outcome = 'complete')
