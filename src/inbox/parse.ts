@@ -135,6 +135,14 @@ function toEventId(action: string, moment: number | string, subject: readonly st
     .slice(0, 32);
 }
 
+/**
+ * Whether an event about several users tells only who did it: the record's own user id may well be the
+ * actor's. Then the ids of those it happened to are not in it.
+ */
+function namesOnlyActor(action: string, userIds: readonly string[], actorId: string | null) {
+  return /^Users/.test(action) && userIds.length === 1 && userIds[0] === actorId;
+}
+
 function toEvent(
   payload: string,
   fields: Fields,
@@ -142,9 +150,11 @@ function toEvent(
   receivedMs: number,
 ): DirectoryEvent {
   const details = toFields(fields.get('data'));
-  const userIds = findUserIds(fields, details);
-  const loginIds = findLoginIds(fields, details);
   const [actorId = null] = toIds(fields.get('actorid'));
+  const told = findUserIds(fields, details);
+  const isNameless = namesOnlyActor(named.action, told, actorId);
+  const userIds = isNameless ? [] : told;
+  const loginIds = isNameless ? [] : findLoginIds(fields, details);
   const correlationId = findText(details, 'correlationid') ?? findText(fields, 'correlationid');
   const occurredMs = findOccurredMs(fields);
   const namesUser = userIds.length + loginIds.length > 0;

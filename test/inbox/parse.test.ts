@@ -286,6 +286,18 @@ describe('the content key', () => {
     expect(of('a').eventId).toBe(of('a').eventId);
   });
 
+  test('of a batch event is the same where one sender puts the actor in the place of a user', () => {
+    const batch = { action: 'UsersDeleted', occurred: 1, actorId: 'U2admin' };
+    const told = parseOne({ ...batch, userId: 'U2admin', externalIds: ['admin@example.com'] });
+    expect(told).toMatchObject({ kind: 'deleted', userIds: [], loginIds: [], actorId: 'U2admin' });
+    expect(told.eventId).toBe(parseOne({ ...batch, userId: '' }).eventId);
+    // Others are named as they are told, the actor too.
+    const ids = (event: object) => parseOne({ ...batch, ...event }).userIds;
+    expect(ids({ userIds: ['U2admin', 'U2ada'] })).toEqual(['U2ada', 'U2admin']);
+    expect(ids({ userIds: ['U2ada'] })).toEqual(['U2ada']);
+    expect(ids({ action: 'UserDeleted', userId: 'U2admin' })).toEqual(['U2admin']);
+  });
+
   test('of an event without a moment is the same whenever it is received', () => {
     const excerpt = { Change: { given_name: 'Ada' }, correlation_id: 'x' };
     const reordered = { correlation_id: 'x', Change: { given_name: 'Ada' } };
