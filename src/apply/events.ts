@@ -90,10 +90,12 @@ export async function applyEvents(
     for (const observation of present) seen.set(observation.userId, observation);
     for (const absence of absent) absences.set(absence.userId, absence);
   }
-  const known = await readKnown(deps, [...absences.keys()]);
   const reported = new Set(userIds.filter(suspected));
-  const judged = named.map((event) => judgeLooks(event, { seen, absences, reported, ...known }));
-  return transaction(deps.mirror, (tx) => commit(deps, tx, { judged, seen, absences }));
+  return transaction(deps.mirror, async (tx) => {
+    const known = await readKnown(deps, tx, userIds);
+    const sight = { seen, absences, reported, ...known };
+    return commit(deps, tx, sight, named);
+  });
 }
 
 async function readDue(deps: EventDeps, eventIds: readonly string[]): Promise<DueEvent[]> {
@@ -153,45 +155,48 @@ function hintsByUser(events: readonly DueEvent[]): Map<string, Set<string>> {
   return hints;
 }
 
-/** Of these users, those the mirror knows, and those of whom "not found" is credible at once. */
+/** Of these users, those the mirror knows, and those of whom "not found", or "found", is credible at once. */
 async function readKnown(
   deps: EventDeps,
+  tx: Executor,
   userIds: readonly string[],
-): Promise<Pick<Sight, 'known' | 'settled'>> {
-  if (userIds.length === 0) return { known: new Set(), settled: new Set() };
-  const { db, t } = deps.mirror;
-  const found = await rows<{ userId: string; settled: boolean }>(
-    db,
+): Promise<Pick<Sight, 'known' | 'settled' | 'justDeleted'>> {
+  const { t } = deps.mirror;
+  const found = await rows<{ userId: string; settled: boolean; justDeleted: boolean }>(
+    tx,
     // A user created a moment ago may not have reached every replica of Descope's database.
     sql`select user_id as "userId",
                deleted_at is not null or created_time is null
-                 or created_time < clock_timestamp() - interval '2 minutes' as settled
+                 or created_time < clock_timestamp() - interval '2 minutes' as settled,
+               coalesce(deleted_at > clock_timestamp() - interval '1 minute', false)
+                 as "justDeleted"
         from ${t.users} where user_id = any(${textArray(userIds)})`,
   );
-  const settled = found.filter((row) => row.settled);
   return {
-    known: new Set(found.map((row) => row.userId)),
-    settled: new Set(settled.map((row) => row.userId)),
+    known: new Set(idsOf(found)),
+    settled: new Set(idsOf(found.filter((row) => row.settled))),
+    justDeleted: new Set(idsOf(found.filter((row) => row.justDeleted))),
   };
 }
 
-interface Findings {
-  readonly judged: readonly Judged[];
-  readonly seen: ReadonlyMap<string, Present>;
-  readonly absences: ReadonlyMap<string, Absence>;
-}
-
-async function commit(deps: EventDeps, tx: Executor, findings: Findings): Promise<Applied> {
+async function commit(
+  deps: EventDeps,
+  tx: Executor,
+  sight: Sight,
+  events: readonly DueEvent[],
+): Promise<Applied> {
   const { t } = deps.mirror;
   const counts = { created: 0, updated: 0, deleted: 0 };
   const fates: Fates = new Map();
-  // Users that some event still waits for are not removed on the word of this look.
-  const unsettled = new Set(findings.judged.flatMap((j) => (j.againMs === null ? [] : j.doubted)));
+  const looked = events.map((event) => judgeLooks(event, sight));
+  // Users that some event still waits for are neither removed nor restored on the word of this look.
+  const unsettled = new Set(looked.flatMap((j) => (j.againMs === null ? [] : j.doubted)));
+  const isDoubted = ({ userId }: Present) => unsettled.has(userId) && sight.justDeleted.has(userId);
   for (const witness of ['webhook', 'audit', 'archive'] as const) {
-    const users = usersOf(findings.judged, witness);
-    const seen = pick(users, findings.seen);
-    const present = seen.filter((o) => isWanted(deps, o));
-    const missing = pick(users, findings.absences);
+    const users = usersOf(looked, witness);
+    const seen = pick(users, sight.seen);
+    const present = seen.filter((o) => isWanted(deps, o) && !isDoubted(o));
+    const missing = pick(users, sight.absences);
     const absent = missing.filter((a) => !unsettled.has(a.userId));
     const written = await applyObservations(tx, t, present, witness);
     const decided = await deleteReported(tx, deps.mirror, absent, witness, deps.breaker);
@@ -201,6 +206,7 @@ async function commit(deps: EventDeps, tx: Executor, findings: Findings): Promis
       absent: idsOf(absent),
       leftOut: idsOf(seen.filter((o) => !isWanted(deps, o))),
       unsettled: idsOf(missing.filter((a) => unsettled.has(a.userId))),
+      notRestored: idsOf(seen.filter(isDoubted)),
       held: decided.waiting,
       written: [written, summary],
     });
@@ -208,13 +214,13 @@ async function commit(deps: EventDeps, tx: Executor, findings: Findings): Promis
     counts.updated += written.updated.length + written.restored.length;
     counts.deleted += summary.deleted.length;
   }
-  const told = findings.judged.map((j) => {
+  const told = looked.map((j) => {
     if (j.againMs !== null) return j;
-    return { ...j, outcome: tellFates(j.outcome, j.event.userIds, fates, findings) };
+    return { ...j, outcome: tellFates(j.outcome, j.event.userIds, fates, sight) };
   });
   const { judged, opened, pullSoon } = await judgeNameless(deps, tx, told);
   const again = await markEvents(deps, tx, judged);
-  return { events: findings.judged.length, ...counts, again, opened, pullSoon };
+  return { events: events.length, ...counts, again, opened, pullSoon };
 }
 
 /** Users looked at because of this witness, each under one witness only: the first to tell. */

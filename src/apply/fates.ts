@@ -17,6 +17,8 @@ export interface Looked {
   readonly leftOut: readonly string[];
   /** Absent, but some event still expects them: looked at again first. */
   readonly unsettled: readonly string[];
+  /** Present, but deleted a moment ago: a replica may not have heard of that. */
+  readonly notRestored: readonly string[];
   /** Absent, and left to a person. */
   readonly held: readonly string[];
   readonly written: readonly ApplySummary[];
@@ -40,6 +42,7 @@ export function noteFates(fates: Fates, looked: Looked): void {
   note(looked.absent, 'gone already');
   note(looked.leftOut, 'left out, a test user');
   note(looked.unsettled, 'not deleted yet, an event still expects it');
+  note(looked.notRestored, 'not restored yet, deleted a moment ago');
   note(looked.held, 'not deleted, held by the breaker');
   for (const summary of looked.written) {
     note(summary.stale, WRITTEN.stale);

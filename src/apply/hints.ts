@@ -20,6 +20,8 @@ export interface Sight {
   readonly known: ReadonlySet<string>;
   /** Those of them that it has held for some time, or that are tombstones already. */
   readonly settled: ReadonlySet<string>;
+  /** Users whose tombstone was written a moment ago. */
+  readonly justDeleted: ReadonlySet<string>;
   /** Users that some event of the flight reports deleted. */
   readonly reported: ReadonlySet<string>;
 }
@@ -45,8 +47,8 @@ const TOLERANCE_MS = 2_000;
 
 /**
  * Decides whether what was seen fits what the event told. Reads at the provider may lag behind its
- * events: a created user that is not there yet, a deleted one that still is, a copy older than its
- * change are looked at again, a few times, before they are believed. Pure.
+ * events: a created user that is not there yet, a deleted one that still is (or is again), a copy older
+ * than its change are looked at again, a few times, before they are believed. Pure.
  */
 export function judgeLooks(event: DueEvent, sight: Sight): Judged {
   const hint = hintOf(event.action);
@@ -55,7 +57,9 @@ export function judgeLooks(event: DueEvent, sight: Sight): Judged {
   const isUnseen = unresolved
     ? ABOUT_RECORDS.test(event.action)
     : doubted.some((userId) => sight.absences.has(userId));
-  const waitMs = event.isLate ? undefined : AGAIN_MS[event.looks];
+  // However late the event is told: that tombstone is not of then.
+  const isRevival = doubted.some((userId) => sight.justDeleted.has(userId));
+  const waitMs = event.isLate && !isRevival ? undefined : AGAIN_MS[event.looks];
   const patience = isUnseen ? AGAIN_MS.length : DOUBTS;
   if ((isUnseen || doubted.length > 0) && waitMs !== undefined && event.looks < patience) {
     return { event, againMs: waitMs, doubted, outcome: 'not visible yet' };
@@ -66,7 +70,7 @@ export function judgeLooks(event: DueEvent, sight: Sight): Judged {
 function isDoubtful(event: DueEvent, hint: Hint, userId: string, sight: Sight): boolean {
   const observation = sight.seen.get(userId);
   if (observation === undefined) return !isCredible(hint, userId, sight);
-  if (hint === 'deleted') return true;
+  if (hint === 'deleted' || sight.justDeleted.has(userId)) return true;
   const { modifiedTime } = observation.row;
   if (modifiedTime === null || !ABOUT_RECORDS.test(event.action)) return false;
   return Date.parse(event.occurredAt) - Date.parse(modifiedTime) > TOLERANCE_MS;

@@ -3,7 +3,15 @@ import { expect, test } from 'vitest';
 import { emptySummary } from '../../src/apply/batch.ts';
 import { noteFates, tellFates, type Fates } from '../../src/apply/fates.ts';
 
-const NOTHING = { present: [], absent: [], leftOut: [], unsettled: [], held: [], written: [] };
+const NOTHING = {
+  present: [],
+  absent: [],
+  leftOut: [],
+  unsettled: [],
+  notRestored: [],
+  held: [],
+  written: [],
+};
 const EARLY = '2026-11-21T01:20:00.000000Z';
 const LATE = '2026-11-21T01:20:01.000000Z';
 
