@@ -42,6 +42,11 @@ function createAuditSearch(ask: Ask): DescopeClient['searchAudit'] {
     );
     // Plainly parsed, as webhook bodies are: records are hints, and both must look the same.
     const body = parseAnswer('audit search', answer, JSON.parse);
-    return { records: toList(body, 'audits'), total: toTotal(body), observedAt: answer.observedAt };
+    return {
+      records: toList(body, 'audits'),
+      total: toTotal(body),
+      observedAt: answer.observedAt,
+      pageSize: AUDIT_PAGE_SIZE,
+    };
   };
 }

@@ -60,8 +60,11 @@ export interface LoadOneAnswer {
 /** One page of audit records, as answered: parse them with the webhook's tolerant parser. */
 export interface AuditPage {
   readonly records: readonly unknown[];
+  /** Matches for the whole query, not this page. */
   readonly total: number;
   readonly observedAt: Instant;
+  /** How many records were asked for: a page that holds fewer is the last, or not to be trusted. */
+  readonly pageSize: number;
 }
 
 export interface AuditQuery {

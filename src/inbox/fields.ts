@@ -97,3 +97,12 @@ function textToMs(text: string): number | null {
   const instantMs = Date.parse(local + (zone.length === 3 ? `${zone}:00` : zone || 'Z'));
   return Number.isNaN(instantMs) ? null : instantMs;
 }
+
+/** When a record says it occurred, in epoch ms; null where it does not. */
+export function findOccurredMs(fields: Fields): number | null {
+  for (const name of ['occurred', 'timegenerated', 'occurredat', 'occurredformatted']) {
+    const occurredMs = toInstantMs(fields.get(name));
+    if (occurredMs !== null) return occurredMs;
+  }
+  return null;
+}

@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto';
 
 import { isRecord, toCanonicalJson } from '../json.ts';
-import { findText, sortedUnique, toFields, toIds, toInstantMs, type Fields } from './fields.ts';
+import { findOccurredMs, findText, sortedUnique, toFields, toIds, type Fields } from './fields.ts';
 
 import type { DirectoryEvent, EventKind } from './event.ts';
 
@@ -112,14 +112,6 @@ function findTenantIds(fields: Fields): string[] {
       toIds(fields.get(name), 'tenantid', 'id'),
     ),
   );
-}
-
-function findOccurredMs(fields: Fields): number | null {
-  for (const name of ['occurred', 'timegenerated', 'occurredat', 'occurredformatted']) {
-    const occurredMs = toInstantMs(fields.get(name));
-    if (occurredMs !== null) return occurredMs;
-  }
-  return null;
 }
 
 /**

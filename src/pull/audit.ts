@@ -1,28 +1,33 @@
-import { describeError, Stopping, WindowUnproven } from '../errors.ts';
+import { sql } from 'drizzle-orm';
+
+import { describeError, Stopping } from '../errors.ts';
 import { parseRecord } from '../inbox/parse.ts';
 import { recordEvents } from '../inbox/record.ts';
-import { transaction, type Mirror } from '../mirror/database.ts';
+import { rows, transaction, type Mirror } from '../mirror/database.ts';
 import {
   AUDIT_RETENTION_MS,
   advanceWindow,
   finishRun,
+  instantOf,
   loadWindow,
   markGap,
   openRun,
   openWindow,
   type Window,
 } from './ledger.ts';
+import { readTrail, type TrailStep } from './readTrail.ts';
 import { advanceWatermark, coverWindows, readWatermark, whileHoldingPull } from './watermark.ts';
 import { sourceNowMs } from './sourceClock.ts';
 
-import type { AuditPage, Call, DescopeClient } from '../descope/types.ts';
+import type { DescopeClient } from '../descope/types.ts';
 import type { DirectoryEvent } from '../inbox/event.ts';
 import type { PullResult } from './modified.ts';
 
 /*
  * The second witness: every user event since the watermark goes to the inbox under the same content
  * key as the webhook's. In: the audit search. Out: inbox rows, the ids of new ones to the queue, and
- * the watermark, which moves with the last page.
+ * the watermark, which moves with the last page. A window's cursor moves with every page, and who comes
+ * later goes on from there.
  */
 
 export interface AuditDeps {
@@ -49,8 +54,9 @@ export const USER_ACTIONS: readonly string[] = [
 
 /** A pull a minute reads the overlap and a minute or two. */
 const LONG_RANGE_MS = 180_000;
-/** A search that never ends is a fault: a thousand records a page, a million in one pull. */
-const MAX_PAGES = 1_000;
+
+/** Another pull moved the window's cursor: this one's step is rolled back. */
+class TakenOver extends Error {}
 
 /**
  * Pulls the audit trail from the watermark on. A downtime longer than the trail reaches opens a sweep
@@ -62,51 +68,75 @@ export async function pullAudit(
   signal: AbortSignal,
 ): Promise<PullResult | 'sweep'> {
   const { mirror } = deps;
-  const watermark = await readWatermark(mirror.db, mirror, 'audit');
-  if (watermark === null) return 'notBegun';
-  return whileHoldingPull(mirror, 'audit', () => pullSince(deps, watermark, signal));
+  if ((await readWatermark(mirror.db, mirror, 'audit')) === null) return 'notBegun';
+  return whileHoldingPull(mirror, 'audit', () => pullSince(deps, signal));
 }
 
-async function pullSince(
-  deps: AuditDeps,
-  watermark: number,
-  signal: AbortSignal,
-): Promise<'done' | 'sweep'> {
+async function pullSince(deps: AuditDeps, signal: AbortSignal): Promise<'done' | 'busy' | 'sweep'> {
   const { mirror } = deps;
-  const nowMs = await sourceNowMs(mirror, deps.client, { priority: 'pull', signal });
-  const toMs = nowMs - deps.settleMs;
-  const reachMs = nowMs - AUDIT_RETENTION_MS;
-  if (watermark < reachMs) {
-    // What happened before the trail begins can only be found by reading everyone. The sweep moves
-    // this watermark when it is done; the trail that is left is pulled after that.
-    const reason = 'the audit trail no longer reaches back to the last pull';
-    await transaction(mirror, (tx) => openRun(tx, mirror, 'sweep', reason));
-    return 'sweep';
+  for (;;) {
+    const nowMs = await sourceNowMs(mirror, deps.client, { priority: 'pull', signal });
+    const toMs = nowMs - deps.settleMs;
+    const reachMs = nowMs - AUDIT_RETENTION_MS;
+    const watermark = (await readWatermark(mirror.db, mirror, 'audit')) ?? 0;
+    const begun = await findBegun(deps, watermark);
+    if (Math.max(watermark, begun?.cursorMs ?? 0) < reachMs) {
+      // What happened before the trail begins can only be found by reading everyone. The sweep moves
+      // this watermark when it is done; the trail that is left is pulled after that.
+      const reason = 'the audit trail no longer reaches back to the last pull';
+      await transaction(mirror, (tx) => openRun(tx, mirror, 'sweep', reason));
+      return 'sweep';
+    }
+    const fromMs = Math.max(watermark - deps.overlapMs, reachMs);
+    if (!begun && toMs <= fromMs) return 'done';
+    const window = begun ?? (await open(deps, { fromMs, toMs }));
+    if ((await read(deps, window, signal)) === 'left') return 'busy';
+    if (!begun) return 'done';
   }
-  const fromMs = Math.max(watermark - deps.overlapMs, reachMs);
-  if (toMs <= fromMs) return 'done';
-  const window = await open(deps, { fromMs, toMs });
-  if (window) await read(deps, window, signal);
-  return 'done';
+}
+
+/**
+ * The window that a pull before this one began to read and did not end, where reading on takes the
+ * watermark further: it joins on, and has come further than a new one would begin.
+ */
+async function findBegun(
+  { mirror, overlapMs }: AuditDeps,
+  watermark: number,
+): Promise<Window | undefined> {
+  const [found] = await rows<{ windowId: number }>(
+    mirror.db,
+    sql`select window_id::int as "windowId" from ${mirror.t.syncWindows}
+        where pull = 'audit' and state <> 'proven'
+          and from_time <= ${instantOf(watermark)} and to_time > ${instantOf(watermark)}
+          and cursor_time > ${instantOf(watermark - overlapMs)}
+        order by cursor_time desc limit 1`,
+  );
+  return found && loadWindow(mirror.db, mirror, found.windowId);
 }
 
 async function open(
-  deps: AuditDeps,
+  { mirror }: AuditDeps,
   range: { fromMs: number; toMs: number },
-): Promise<Window | undefined> {
-  const { mirror } = deps;
-  const windowId = await transaction(mirror, async (tx) => {
+): Promise<Window> {
+  return transaction(mirror, async (tx) => {
     const { runId } = await openRun(tx, mirror, 'audit', 'schedule');
     await finishRun(tx, mirror, runId, 'complete');
-    return openWindow(tx, mirror, { runId, pull: 'audit', ...range });
+    const window = { runId, pull: 'audit', ...range } as const;
+    const windowId = await openWindow(tx, mirror, window);
+    return { ...window, windowId, cursorMs: null, state: 'open' };
   });
-  return loadWindow(mirror.db, mirror, windowId);
 }
 
-async function read(deps: AuditDeps, window: Window, signal: AbortSignal): Promise<void> {
+async function read(
+  deps: AuditDeps,
+  window: Window,
+  signal: AbortSignal,
+): Promise<'proven' | 'left'> {
   try {
-    await readPages(deps, window, signal);
+    await readSteps(deps, window, signal);
+    return 'proven';
   } catch (error) {
+    if (error instanceof TakenOver) return 'left';
     if (!(error instanceof Stopping)) {
       await markGap(deps.mirror.db, deps.mirror, window.windowId, describeError(error));
     }
@@ -114,61 +144,60 @@ async function read(deps: AuditDeps, window: Window, signal: AbortSignal): Promi
   }
 }
 
-async function readPages(deps: AuditDeps, window: Window, signal: AbortSignal): Promise<void> {
-  const call: Call = { priority: 'pull', signal };
+async function readSteps(deps: AuditDeps, window: Window, signal: AbortSignal): Promise<void> {
   const toMs = window.toMs ?? window.fromMs;
-  // Records may be the same to the letter, so places are counted, not contents. The trail only
-  // grows at its young end, which lies beyond this window.
-  let readSoFar = 0;
-  for (let page = 0; page < MAX_PAGES; page++) {
-    const query = {
-      fromMs: window.fromMs,
-      toMs,
-      page,
-      actions: deps.archiveAll ? [] : USER_ACTIONS,
-    };
-    let answer = await deps.client.searchAudit(query, call);
-    // What a wrongly empty answer hides is seen again as long as the next pulls overlap it; over a
-    // longer range, after a downtime, nothing at all is believed when it is said twice.
-    if (page === 0 && answer.total === 0 && toMs - window.fromMs > deps.overlapMs + LONG_RANGE_MS) {
-      answer = await deps.client.searchAudit(query, call);
-    }
-    readSoFar += answer.records.length;
-    const isLast = readSoFar >= answer.total;
-    if (!isLast && answer.records.length === 0) {
-      throw new WindowUnproven(`${readSoFar} audit records read of ${answer.total}`);
-    }
-    await take(deps, window, answer, { isLast, rowsRead: readSoFar, requests: page + 1 });
-    if (isLast) return;
-    if (signal.aborted) throw new Stopping();
+  let requests = 0;
+  const counting = {
+    searchAudit: (...args: Parameters<DescopeClient['searchAudit']>) => {
+      requests++;
+      return deps.client.searchAudit(...args);
+    },
+  };
+  const trail = {
+    fromMs: window.cursorMs ?? window.fromMs,
+    toMs,
+    actions: deps.archiveAll ? [] : USER_ACTIONS,
+  };
+  // What a wrongly empty answer hides is seen again as long as the next pulls overlap it. Not so over a
+  // longer range, after a downtime; and where reading goes on, a record led to the cursor.
+  const isDoubted =
+    window.cursorMs !== null || toMs - window.fromMs > deps.overlapMs + LONG_RANGE_MS;
+  const reading = readTrail(counting, trail, isDoubted ? 1 : 0, { priority: 'pull', signal });
+  let at = window;
+  for await (const step of reading) {
+    const spent = requests;
+    requests = 0;
+    await take(deps, at, step, spent);
+    at = { ...at, cursorMs: step.untilMs };
+    if (signal.aborted && step.untilMs !== null) throw new Stopping();
   }
-  throw new WindowUnproven(`more than ${MAX_PAGES} pages of audit records`);
 }
 
-/** Commits a page's events, and with the last page's the watermark; then tells the queue. */
+/** Commits a page's events and the cursor, and with the last page's the watermark; then tells the queue. */
 async function take(
   deps: AuditDeps,
   window: Window,
-  answer: AuditPage,
-  progress: { isLast: boolean; rowsRead: number; requests: number },
+  step: TrailStep,
+  requests: number,
 ): Promise<void> {
   const { mirror } = deps;
-  const receivedMs = Date.parse(answer.observedAt);
-  const events = answer.records
+  const receivedMs = Date.parse(step.observedAt);
+  const events = step.records
     .map((record) => parseRecord(record, receivedMs, deps.projectId))
     .filter((event): event is DirectoryEvent => event !== null);
   const accepted = await transaction(mirror, async (tx) => {
     const recorded = await recordEvents(tx, mirror.t, events, 'audit', {
       archiveAll: deps.archiveAll,
     });
-    if (progress.isLast) {
-      await advanceWindow(tx, mirror, window, null, {
-        rowsRead: progress.rowsRead,
-        total: answer.total,
-        requests: progress.requests,
-        created: 0,
-        updated: 0,
-      });
+    const moved = await advanceWindow(tx, mirror, window, step.untilMs, {
+      rowsRead: step.records.length,
+      total: step.total,
+      requests,
+      created: 0,
+      updated: 0,
+    });
+    if (!moved) throw new TakenOver();
+    if (step.untilMs === null) {
       const range = { fromMs: window.fromMs, toMs: window.toMs ?? window.fromMs };
       await advanceWatermark(tx, mirror, 'audit', range);
       await coverWindows(tx, mirror, 'audit');
