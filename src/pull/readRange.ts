@@ -12,9 +12,14 @@ export interface Range {
   readonly toMs?: number;
 }
 
-/** A stretch of the range, read and proven complete. */
+/**
+ * A stretch of the range, read and proven complete. Of a tie the users come first, a page at a time, in
+ * steps of no length; then one step proves them all.
+ */
 export interface ProvenStep {
   readonly observations: readonly Present[];
+  /** Everyone in the stretch: user ids, and their times in epoch ms where told. */
+  readonly seen: Seen;
   /** When the stretch was looked at: the oldest of its answers. */
   readonly observedAt: Instant;
   readonly fromMs: number;
@@ -23,6 +28,8 @@ export interface ProvenStep {
   /** Matches Descope reported from here to the end of the stretch asked for. */
   readonly total: number;
 }
+
+export type Seen = ReadonlyMap<string, number | null>;
 
 export interface ReadDeps {
   readonly client: Pick<DescopeClient, 'searchUsers'>;
@@ -64,24 +71,20 @@ export async function* readRange(
     atLeast = SOMEBODY;
     if (isEnded(verdict, next)) {
       const untilMs = isLast ? null : (next.toMs ?? next.fromMs) + 1;
-      yield { ...observed(page), fromMs: next.fromMs, untilMs, total };
+      yield { ...observed(page, field), fromMs: next.fromMs, untilMs, total };
     } else if (verdict.kind === 'upTo') {
       const before = page.users.length - countFrom(page, field, verdict.timeMs);
       atLeast = Math.max(SOMEBODY, total - before);
-      yield { ...observed(page), fromMs: next.fromMs, untilMs: verdict.timeMs, total };
+      yield { ...observed(page, field), fromMs: next.fromMs, untilMs: verdict.timeMs, total };
       stack.push({ ...next, fromMs: verdict.timeMs });
     } else if (verdict.kind === 'tie' || !canSplit(next)) {
       const second = floorSecond(next.fromMs);
       const rest = { ...next, fromMs: second + SECOND };
       const ended = next.toMs !== undefined && rest.fromMs > next.toMs;
       const among = { field, secondMs: second, atLeast: countIn(page, field, second) };
-      const answer = await readSecond(deps, among, call);
-      yield {
-        ...answer,
-        fromMs: next.fromMs,
-        untilMs: ended && isLast ? null : rest.fromMs,
-        total,
-      };
+      const part = { fromMs: next.fromMs, untilMs: next.fromMs, total };
+      const proof = yield* readSecond(deps, among, part, call);
+      yield { ...part, ...proof, observations: [], untilMs: ended && isLast ? null : rest.fromMs };
       if (!ended) stack.push(rest);
     } else {
       stack.push(...halves(next));
@@ -99,7 +102,7 @@ function toQuery(deps: ReadDeps, range: Range): UserQuery {
   };
 }
 
-type Proof = Exclude<Verdict, { kind: 'unproven' }>;
+type Proven = Exclude<Verdict, { kind: 'unproven' }>;
 
 /** How many rows make a full page, as far as this reading has seen for itself. */
 interface Trust {
@@ -118,7 +121,7 @@ async function askUntilProven(
   query: UserQuery,
   { atLeast, trust }: { readonly atLeast: number; readonly trust: Trust },
   call: Call,
-): Promise<{ page: UserPage; verdict: Proof }> {
+): Promise<{ page: UserPage; verdict: Proven }> {
   let reason = '';
   let lowTotal: number | undefined;
   let before: string | undefined;
@@ -152,15 +155,21 @@ function describeStretch({ users }: UserPage, field: TimeField): string {
   return [end, ...proven.map((user) => user.userId).sort()].join(' ');
 }
 
+/** What the steps of a tie have in common. */
+type Part = Pick<ProvenStep, 'fromMs' | 'untilMs' | 'total'>;
+type Proof = Pick<ProvenStep, 'seen' | 'observedAt'>;
+
 /**
- * Reads every user of one second by page number, sorted by id; complete when the ids add up to `total`.
- * A total below `atLeast` is believed when it comes twice.
+ * Reads every user of one second by page number, sorted by id, and hands them over as they come: the
+ * proof needs their ids only. Complete when these add up to `total`. A total below `atLeast` is
+ * believed when it comes twice.
  */
-async function readSecond(
+async function* readSecond(
   deps: ReadDeps,
   among: { readonly field: TimeField; readonly secondMs: number; readonly atLeast: number },
+  part: Part,
   call: Call,
-): Promise<Observed> {
+): AsyncGenerator<ProvenStep, Proof, undefined> {
   const query: UserQuery = {
     field: among.field,
     fromMs: among.secondMs,
@@ -171,29 +180,24 @@ async function readSecond(
   let reason = '';
   let lowTotal: number | undefined;
   for (let attempt = 1; attempt <= TRIES; attempt++) {
-    const { seen, totals, observedAt } = await readPages(deps, query, call);
+    const { totals, ...proof } = yield* readPages(deps, query, part, call);
     const [total = 0] = totals;
-    const isWhole = totals.size === 1 && seen.size === total;
-    if (isWhole && isBelieved(total, among.atLeast, lowTotal)) {
-      return { observations: [...seen.values()], observedAt };
-    }
+    const isWhole = totals.size === 1 && proof.seen.size === total;
+    if (isWhole && isBelieved(total, among.atLeast, lowTotal)) return proof;
     lowTotal = isWhole ? total : undefined;
-    reason = `${seen.size} users read of ${[...totals].join(', then ')} in one second`;
+    reason = `${proof.seen.size} users read of ${[...totals].join(', then ')} in one second`;
   }
   throw new WindowUnproven(reason);
 }
 
 /** One pass over the pages of a query, until nobody new comes or as many as its total have come. */
-async function readPages(
+async function* readPages(
   deps: ReadDeps,
   query: UserQuery,
+  part: Part,
   call: Call,
-): Promise<{
-  readonly seen: ReadonlyMap<string, Present>;
-  readonly totals: ReadonlySet<number>;
-  readonly observedAt: Instant;
-}> {
-  const seen = new Map<string, Present>();
+): AsyncGenerator<ProvenStep, Proof & { readonly totals: ReadonlySet<number> }, undefined> {
+  const seen = new Map<string, number | null>();
   const totals = new Set<number>();
   let observedAt: Instant | undefined;
   for (let page = 0; ; page++) {
@@ -201,9 +205,9 @@ async function readPages(
     totals.add(answer.total);
     observedAt ??= answer.observedAt;
     const before = seen.size;
-    for (const observation of observed(answer).observations) {
-      seen.set(observation.userId, observation);
-    }
+    const shown = observed(answer, query.field);
+    for (const [userId, timeMs] of shown.seen) seen.set(userId, timeMs);
+    if (shown.observations.length > 0) yield { ...shown, ...part, seen: new Map() };
     if (seen.size === before || seen.size >= answer.total) return { seen, totals, observedAt };
   }
 }
@@ -218,10 +222,14 @@ function isBelieved(total: number, atLeast: number, lowTotal: number | undefined
   return total >= atLeast || (lowTotal !== undefined && (total > 0 || lowTotal === 0));
 }
 
-type Observed = Pick<ProvenStep, 'observations' | 'observedAt'>;
+type Observed = Pick<ProvenStep, 'observations' | 'seen' | 'observedAt'>;
 
-function observed({ users, observedAt }: UserPage): Observed {
-  return { observations: users.map((row) => toPresent(row, observedAt, 'page')), observedAt };
+function observed({ users, observedAt }: UserPage, field: TimeField): Observed {
+  return {
+    observations: users.map((row) => toPresent(row, observedAt, 'page')),
+    seen: new Map(users.map((row) => [row.userId, timeOf(row, field)])),
+    observedAt,
+  };
 }
 
 function countFrom(page: UserPage, field: TimeField, timeMs: number): number {

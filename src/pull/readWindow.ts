@@ -175,7 +175,7 @@ function writeStep(
         runId: window.runId,
         fromMs: step.fromMs,
         untilMs: stretch.untilMs,
-        seen: step.observations.map((o) => o.userId),
+        seen: [...step.seen.keys()],
         observedAt: step.observedAt,
         includeTestUsers: deps.includeTestUsers,
       });

@@ -3,7 +3,7 @@ import { sql } from 'drizzle-orm';
 import { deleteVerified } from '../apply/deletions.ts';
 import { whereWanted } from '../apply/wanted.ts';
 import { describeError } from '../errors.ts';
-import { rows, transaction } from '../mirror/database.ts';
+import { rows, textArray, transaction } from '../mirror/database.ts';
 import {
   countDrift,
   countRequests,
@@ -136,6 +136,6 @@ async function findSuspects(
       select user_id, true from ${t.users}
       where deleted_at is null and ${whereWanted(deps)}
         and created_time >= to_timestamp(${step.fromMs / 1000}::float8) and ${until}
-        and user_id not in (select user_id from told)`,
+        and user_id not in (select unnest(${textArray([...step.seen.keys()])}))`,
   );
 }
