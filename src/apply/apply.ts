@@ -23,6 +23,9 @@ import type { Observation, Present, Witness } from '../observation.ts';
  * written in the caller's transaction. Never asks Descope, never decides whether an absence is true.
  */
 
+/** A statement carries no more, whatever is handed over at once (guarantee G8). */
+const MOST_A_STATEMENT = 1_000;
+
 /**
  * Applies observations inside the caller's transaction. Unchanged rows are neither written nor
  * locked; rows are inserted and locked in the order of their ids, so that writers do not deadlock.
@@ -33,8 +36,18 @@ export async function applyObservations(
   observations: readonly Observation[],
   witness: Witness,
 ): Promise<ApplySummary> {
-  const batch: Batch = { tx, t, witness, summary: emptySummary(), changes: [] };
-  let remaining = oneEach(observations);
+  const summary = emptySummary();
+  const all = oneEach(observations);
+  for (let at = 0; at < all.length; at += MOST_A_STATEMENT) {
+    const batch: Batch = { tx, t, witness, summary, changes: [] };
+    await applyBatch(batch, all.slice(at, at + MOST_A_STATEMENT));
+  }
+  return summary;
+}
+
+async function applyBatch(batch: Batch, observations: Observation[]): Promise<void> {
+  const { tx, t } = batch;
+  let remaining = observations;
   // A further turn happens only for users that another transaction wrote between our read and our
   // write; by then its row can be seen.
   while (remaining.length > 0) {
@@ -45,7 +58,6 @@ export async function applyObservations(
     remaining = [...lost, ...(await touch(batch, [...decided, ...locked]))];
   }
   await insertChanges(batch);
-  return batch.summary;
 }
 
 /** One observation a user, sorted by id. */

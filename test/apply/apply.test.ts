@@ -1,4 +1,5 @@
-import { sql } from 'drizzle-orm';
+import { sql, type SQL } from 'drizzle-orm';
+import { PgDialect } from 'drizzle-orm/pg-core';
 import fc from 'fast-check';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 
@@ -448,4 +449,31 @@ describe('texts that have broken importers', () => {
       expect(kept?.attributes).toContain(digits);
     }
   });
+});
+
+it('carries a bounded number of observations in a statement, whatever is handed over (G8)', async () => {
+  const { mirror } = database;
+  const many = (second: number, n: number) =>
+    Array.from({ length: 2_500 }, (_, nth) => present(`U${nth}`, second, content(n)));
+  const dialect = new PgDialect();
+  const texts: string[] = [];
+  const summaries: ApplySummary[] = [];
+  for (const observations of [many(1, 1), many(2, 2)]) {
+    summaries.push(
+      await transaction(mirror, (tx) => {
+        const execute: typeof tx.execute = (query) => {
+          texts.push(JSON.stringify(dialect.sqlToQuery(query as SQL).params));
+          return tx.execute(query);
+        };
+        return applyObservations({ execute }, mirror.t, observations, 'manual');
+      }),
+    );
+  }
+  expect(summaries.map(({ created, updated }) => [created.length, updated.length])).toEqual([
+    [2_500, 0],
+    [0, 2_500],
+  ]);
+  const sizes = texts.map((text) => new Set(text.match(/\bU\d+/g)).size);
+  expect(Math.max(...sizes)).toBe(1_000);
+  expect(await readChanges()).toHaveLength(5_000);
 });
