@@ -9,6 +9,7 @@ import {
   findCode,
   Stopping,
 } from '../errors.ts';
+import { rows, textArray } from '../mirror/database.ts';
 import { applyEvents, type Applied, type EventDeps } from './events.ts';
 
 /*
@@ -20,7 +21,7 @@ import { applyEvents, type Applied, type EventDeps } from './events.ts';
 export interface ApplierDeps extends EventDeps {
   /** Aborted when the process stops. */
   readonly signal: AbortSignal;
-  /** Told once a flight: what it did, what to look at again and what is to be read. */
+  /** Told of each flight: what it did, what to look at again and what is to be read. */
   readonly onApplied?: (applied: Applied) => void;
 }
 
@@ -30,6 +31,8 @@ export interface Applier {
 }
 
 const FULL_FLIGHT = 100;
+/** Users that the events of a flight name together; a single event may name more. */
+const MOST_USERS = 500;
 const MAX_FLIGHTS = 4;
 /** The first of a burst waits this long for the others. */
 const LINGER_MS = 15;
@@ -67,8 +70,10 @@ export function createApplier(deps: ApplierDeps): Applier {
     flights++;
     pump();
     try {
-      const applied = await applyApart(deps, [...new Set(jobs.flatMap((job) => job.eventIds))]);
-      deps.onApplied?.(applied);
+      const eventIds = [...new Set(jobs.flatMap((job) => job.eventIds))];
+      for (const part of await splitByUsers(deps, eventIds)) {
+        deps.onApplied?.(await applyApart(deps, part));
+      }
       for (const job of jobs) job.resolve();
     } catch (error) {
       for (const job of jobs) job.reject(error);
@@ -99,6 +104,32 @@ function takeFlight(boarding: Boarding[]): Boarding[] {
     events += job.eventIds.length;
   }
   return jobs;
+}
+
+/** A flight in parts by the users its events name: what is loaded is held until it is written. */
+async function splitByUsers(
+  { mirror: { db, t } }: ApplierDeps,
+  eventIds: readonly string[],
+): Promise<string[][]> {
+  const found = await rows<{ eventId: string; users: number }>(
+    db,
+    sql`select event_id as "eventId",
+               cardinality(case when user_ids = '{}' then login_ids else user_ids end) as users
+        from ${t.events} where event_id = any(${textArray(eventIds)})`,
+  );
+  const named = new Map(found.map(({ eventId, users }) => [eventId, users]));
+  const parts: string[][] = [[]];
+  let users = 0;
+  for (const eventId of eventIds) {
+    const more = named.get(eventId) ?? 0;
+    if (users > 0 && users + more > MOST_USERS) {
+      parts.push([]);
+      users = 0;
+    }
+    parts.at(-1)?.push(eventId);
+    users += more;
+  }
+  return parts;
 }
 
 /** Applies together; where one event spoils it for all, each on its own, and the spoilt one is put aside. */
