@@ -2,10 +2,12 @@ import { sql } from 'drizzle-orm';
 import fc from 'fast-check';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 
-import { createBudget, type Budget } from '../../src/descope/budget.ts';
+import { createBudget } from '../../src/descope/budget.ts';
+import { createSchedule, type Schedule } from '../../src/descope/schedule.ts';
 import { Stopping } from '../../src/errors.ts';
-import { openMirror, rows, type Mirror } from '../../src/mirror/database.ts';
+import { databaseNow, openMirror, rows, type Mirror } from '../../src/mirror/database.ts';
 import { createTestDatabase, type TestDatabase } from '../support/database.ts';
+import { startProxy } from '../support/proxy.ts';
 
 import type { Priority } from '../../src/descope/types.ts';
 
@@ -33,18 +35,26 @@ const MINUTE_MS = 60_000;
 const forever = new AbortController().signal;
 let names = 0;
 
-/** A budget whose clock stands still until told. */
+/** The schedule of a budget whose clock stands still until told. */
 function driven(perMinute: number, mirror = database.mirror) {
   const name = `driven${++names}`;
   const clock = { nowMs: START_MS };
-  const open = (on: Mirror): Budget =>
-    createBudget({
+  const open = (on: Mirror): Schedule =>
+    createSchedule({
       mirror: on,
       name,
       perMinute,
       clock: () => sql`to_timestamp(${clock.nowMs / 1000}::double precision)`,
     });
-  return { name, clock, open, budget: open(mirror) };
+  return { name, clock, open, schedule: open(mirror) };
+}
+
+/** Takes every slot that is free now. */
+async function useUp(name: string, perMinute: number, priority: Priority): Promise<void> {
+  const schedule = createSchedule({ mirror: database.mirror, name, perMinute });
+  for (let taken = 0; (await schedule.ask(priority)).waitMs === 0; taken++) {
+    expect(taken).toBeLessThan(10);
+  }
 }
 
 function mostInAMinute(grantsMs: readonly number[]): number {
@@ -60,14 +70,14 @@ function mostInAMinute(grantsMs: readonly number[]): number {
 
 /** Asks again the moment it is told to, for a while; who asks is drawn by `pick`. */
 async function load(
-  { clock, budget }: ReturnType<typeof driven>,
+  { clock, schedule }: ReturnType<typeof driven>,
   pick: () => Priority,
   durationMs: number,
 ): Promise<number[]> {
   const grantsMs: number[] = [];
   const endMs = clock.nowMs + durationMs;
   while (clock.nowMs < endMs) {
-    const waitMs = await budget.tryTake(pick());
+    const { waitMs } = await schedule.ask(pick());
     if (waitMs === 0) grantsMs.push(clock.nowMs);
     else clock.nowMs += waitMs;
   }
@@ -102,14 +112,14 @@ describe('the budget', () => {
         fc.integer({ min: 1, max: 60 }),
         fc.array(step, { minLength: 1, maxLength: 5 }),
         async (perMinute, steps) => {
-          const { clock, budget } = driven(perMinute);
+          const { clock, schedule } = driven(perMinute);
           const grantsMs: number[] = [];
           for (const { priority, idleMs, burst, silenceMs } of steps) {
             clock.nowMs += idleMs;
-            if (silenceMs > 0) await budget.silence(silenceMs);
+            if (silenceMs > 0) await schedule.silence(silenceMs, 1);
             const silentUntilMs = clock.nowMs + silenceMs;
             for (let asked = 0; asked < burst; asked++) {
-              const waitMs = await budget.tryTake(priority);
+              const { waitMs } = await schedule.ask(priority);
               if (waitMs === 0) grantsMs.push(clock.nowMs);
               else clock.nowMs += waitMs;
               if (waitMs === 0 && silenceMs > 0) {
@@ -125,14 +135,14 @@ describe('the budget', () => {
   });
 
   it('G6: lets events go before pulls and pulls before sweeps', async () => {
-    const { clock, budget } = driven(60);
+    const { clock, schedule } = driven(60);
     const granted: Record<Priority, number> = { event: 0, pull: 0, sweep: 0 };
     const everybody: Priority[] = ['sweep', 'pull', 'event'];
     /** All of them ask every 50 ms, the least important first. */
     const ask = async (priorities: readonly Priority[], durationMs: number) => {
       for (const endMs = clock.nowMs + durationMs; clock.nowMs < endMs; clock.nowMs += 50) {
         for (const priority of everybody.filter((one) => priorities.includes(one))) {
-          if ((await budget.tryTake(priority)) === 0) granted[priority]++;
+          if ((await schedule.ask(priority)).waitMs === 0) granted[priority]++;
         }
       }
     };
@@ -153,10 +163,10 @@ describe('the budget', () => {
     const run = driven(100);
     const elsewhere = run.open(other);
     const tries = Array.from({ length: 60 }, (_, index) =>
-      (index % 2 === 0 ? run.budget : elsewhere).tryTake('event'),
+      (index % 2 === 0 ? run.schedule : elsewhere).ask('event'),
     );
-    const waits = await Promise.all(tries);
-    const grants = waits.filter((waitMs) => waitMs === 0).length;
+    const slots = await Promise.all(tries);
+    const grants = slots.filter(({ waitMs }) => waitMs === 0).length;
     expect(grants).toBe(4);
     const [row] = await rows<{ granted: string }>(
       other.db,
@@ -168,14 +178,14 @@ describe('the budget', () => {
   it('G6: is silent in every process after a throttle, then begins without a burst', async () => {
     const run = driven(600);
     const elsewhere = run.open(other);
-    expect(await elsewhere.tryTake('event')).toBe(0);
-    await run.budget.silence(60_000);
-    await run.budget.silence(1_000); // a shorter one does not end the longer
+    expect((await elsewhere.ask('event')).waitMs).toBe(0);
+    await run.schedule.silence(60_000, 1);
+    await run.schedule.silence(1_000, 1); // a shorter one does not end the longer
     run.clock.nowMs += 59_999;
-    expect(await elsewhere.tryTake('event')).toBe(1);
+    expect((await elsewhere.ask('event')).waitMs).toBe(1);
     run.clock.nowMs += 1;
-    expect(await elsewhere.tryTake('event')).toBe(0);
-    expect(await run.budget.tryTake('event')).toBeGreaterThan(0);
+    expect((await elsewhere.ask('event')).waitMs).toBe(0);
+    expect((await run.schedule.ask('event')).waitMs).toBeGreaterThan(0);
   });
 
   it('wakes who waits, in the order they came', async () => {
@@ -193,8 +203,7 @@ describe('the budget', () => {
 
   it('keeps those silent who waited already', async () => {
     const budget = createBudget({ mirror: database.mirror, name: 'waiting', perMinute: 60 });
-    for (let taken = 0; (await budget.tryTake('event')) === 0; taken++)
-      expect(taken).toBeLessThan(5);
+    await useUp('waiting', 60, 'event');
     const elsewhere = createBudget({ mirror: other, name: 'waiting', perMinute: 60 });
     const startMs = performance.now();
     const waiting = budget.take('event', forever);
@@ -203,9 +212,45 @@ describe('the budget', () => {
     expect(performance.now() - startMs).toBeGreaterThanOrEqual(1_700);
   });
 
+  it('G6: keeps a silence that Postgres is not there to hear, and tells the others when it is back', async () => {
+    const proxy = await startProxy(database.url);
+    const through = openMirror({
+      databaseUrl: proxy.through(database.url),
+      schema: 'descope',
+      maxConnections: 2,
+      onError: () => undefined,
+    });
+    const settings = { name: 'away', perMinute: 6_000 };
+    const budget = createBudget({ mirror: through, ...settings });
+    const elsewhere = createSchedule({ mirror: other, ...settings });
+    try {
+      await budget.take('event', forever);
+      proxy.cut();
+      const startMs = performance.now();
+      const start = await databaseNow(other);
+      // Two of them: the second is the longer.
+      await Promise.all([budget.silence(1_000), budget.silence(2_500)]);
+      const waiting = budget.take('event', forever);
+      // Whoever else asks does not know yet.
+      expect((await elsewhere.ask('event')).waitMs).toBe(0);
+      proxy.restore();
+      await waiting;
+      expect(performance.now() - startMs).toBeGreaterThanOrEqual(2_400);
+      const [row] = await rows<{ throttled: string; isTold: boolean }>(
+        other.db,
+        sql`select throttled, silent_until > ${start}::timestamptz + interval '2.4 s' as "isTold"
+            from descope.budgets where name = 'away'`,
+      );
+      expect(row).toEqual({ throttled: '2', isTold: true });
+    } finally {
+      await through.pool.end();
+      await proxy.stop();
+    }
+  });
+
   it('lets an aborted waiter go at once, and the next one take its turn', async () => {
     const budget = createBudget({ mirror: database.mirror, name: 'abort', perMinute: 120 });
-    while ((await budget.tryTake('pull')) === 0);
+    await useUp('abort', 120, 'pull');
     const [first, second] = [new AbortController(), new AbortController()];
     const waits = [
       budget.take('pull', first.signal),

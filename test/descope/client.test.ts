@@ -45,7 +45,6 @@ function recorder(name: string): Budget {
       asked.push(`${name} ${priority}`);
       return signal.aborted ? Promise.reject(new Stopping()) : databaseNow(database.mirror);
     },
-    tryTake: () => Promise.resolve(0),
     silence(ms) {
       asked.push(`${name} silent ${ms}`);
       return Promise.resolve();
