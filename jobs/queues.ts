@@ -14,9 +14,12 @@ export const QUEUE_NAMES: readonly QueueName[] = ['events', 'pulls'];
 
 export interface EnqueueOptions {
   readonly delayMs?: number;
-  /** Further jobs of the same id within `dedupeMs` (a minute where absent) are dropped. */
+  /**
+   * Further jobs of the same id within `dedupeMs` (a minute where absent) are dropped. `untilDone`: as long
+   * as the first one waits or runs, be it for hours.
+   */
   readonly dedupeId?: string;
-  readonly dedupeMs?: number;
+  readonly dedupeMs?: number | 'untilDone';
 }
 
 /** Parses the payload, then adds the job. Rejects where the queue cannot be reached in time. */
@@ -189,12 +192,12 @@ export function openQueues(settings: QueueSettings): Queues {
 }
 
 function toJobOptions(base: JobsOptions, options: EnqueueOptions | undefined): JobsOptions {
+  const { delayMs, dedupeId, dedupeMs = DEDUPE_MS } = options ?? {};
+  const ttl = dedupeMs === 'untilDone' ? {} : { ttl: dedupeMs };
   return {
     ...base,
-    ...(options?.delayMs === undefined ? {} : { delay: options.delayMs }),
-    ...(options?.dedupeId === undefined
-      ? {}
-      : { deduplication: { id: options.dedupeId, ttl: options.dedupeMs ?? DEDUPE_MS } }),
+    ...(delayMs === undefined ? {} : { delay: delayMs }),
+    ...(dedupeId === undefined ? {} : { deduplication: { id: dedupeId, ...ttl } }),
   };
 }
 

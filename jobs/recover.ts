@@ -7,9 +7,9 @@ import { hasCompletedSweep, openSweep } from '../src/pull/ledger.ts';
 import { within } from '../src/within.ts';
 import { applyEvents } from './applyEvents.ts';
 import { pullModified } from './pullModified.ts';
-import { sweep, sweepWindow } from './sweep.ts';
+import { onceAtATime, sweep, sweepWindow } from './sweep.ts';
 
-import type { Queues } from './queues.ts';
+import type { EnqueueOptions, Queues } from './queues.ts';
 
 /*
  * What Postgres knows is still to do goes back to the queue: at the start, since the last process may
@@ -36,11 +36,18 @@ const ABANDONED_SECONDS = 90;
 /** A tick under way may be waiting for a queue that is away: whatever it left, the next start finds. */
 const STOP_DEADLINE_MS = 1_000;
 
+/** What a process remembers of its recoveries. */
+interface Life {
+  /** Ids of an earlier life of this process must not hold back this one's first recovery. */
+  readonly id: string;
+  isFirst: boolean;
+  /** Jobs put back by the first recovery, under an id of this life. */
+  readonly taken: Set<string>;
+}
+
 /** Recovers at once, then on every tick. The first recovery takes over what a killed process left. */
 export function startRecovery(settings: RecoverySettings): { stop(): Promise<void> } {
-  // Ids of an earlier life of this process must not hold back this one's first recovery.
-  const life = randomUUID();
-  let isFirst = true;
+  const recover = createRecovery(settings);
   let running: Promise<void> = Promise.resolve();
   let busy = false;
   let stopped = false;
@@ -48,10 +55,7 @@ export function startRecovery(settings: RecoverySettings): { stop(): Promise<voi
     // A tick that is still waiting for a slow queue is not joined by a second one.
     if (busy) return;
     busy = true;
-    running = recover(settings, life, isFirst)
-      .then(() => {
-        isFirst = false;
-      })
+    running = recover()
       .catch((error: unknown) => {
         if (!stopped) settings.onError(error);
       })
@@ -70,22 +74,43 @@ export function startRecovery(settings: RecoverySettings): { stop(): Promise<voi
   };
 }
 
-async function recover(settings: RecoverySettings, life: string, isFirst: boolean): Promise<void> {
-  const { mirror, queues } = settings;
-  await recoverEvents(settings, life, isFirst ? 0 : GRACE_SECONDS);
-  const abandoned = isFirst ? 0 : ABANDONED_SECONDS;
+/** One recovery a call; the first that succeeds takes over what a killed process left. */
+export function createRecovery(
+  settings: Pick<RecoverySettings, 'mirror' | 'queues'>,
+): () => Promise<void> {
+  const life: Life = { id: randomUUID(), isFirst: true, taken: new Set() };
+  return async () => {
+    await recover(settings, life);
+    life.isFirst = false;
+  };
+}
+
+type Deps = Pick<RecoverySettings, 'mirror' | 'queues'>;
+
+async function recover(deps: Deps, life: Life): Promise<void> {
+  const { mirror, queues } = deps;
+  await recoverEvents(deps, life);
+  const abandoned = life.isFirst ? 0 : ABANDONED_SECONDS;
   if (await isSweepDue(mirror)) {
     // A run of the ledger, begun by the job; many replicas asking join the same one.
     const payload = { reason: 'first fill', begin: true };
-    await queues.enqueue(sweep, payload, { dedupeId: `first-${life}` });
+    await queues.enqueue(sweep, payload, { dedupeId: `first-${life.id}` });
   } else {
-    await recoverSweep(settings, life, isFirst, abandoned);
+    await recoverSweep(deps, life, abandoned);
   }
   const windows = await abandonedWindows(mirror, 'modified', abandoned);
   if (windows.length > 0) {
-    const dedupeId = `gaps-${isFirst ? life : ''}`;
-    await queues.enqueue(pullModified, { gapsOnly: true }, { dedupeId });
+    await queues.enqueue(pullModified, { gapsOnly: true }, onceInThis(life, 'gaps'));
   }
+}
+
+/**
+ * A job that waits in a silence, or behind events for an hour, is not joined by a second one. The first
+ * recovery does not believe in the jobs it finds: whoever had them may have been killed.
+ */
+function onceInThis(life: Life, name: string): EnqueueOptions {
+  if (life.isFirst) life.taken.add(name);
+  return onceAtATime(life.taken.has(name) ? `${name}-${life.id}` : name);
 }
 
 /** Until one sweep has completed the mirror is filling; one that failed is begun again after a minute. */
@@ -100,49 +125,45 @@ async function isSweepDue(mirror: Mirror): Promise<boolean> {
   return recent.length === 0;
 }
 
-async function recoverSweep(
-  { mirror, queues }: RecoverySettings,
-  life: string,
-  isFirst: boolean,
-  abandonedSeconds: number,
-): Promise<void> {
+async function recoverSweep(deps: Deps, life: Life, abandonedSeconds: number): Promise<void> {
+  const { mirror, queues } = deps;
   if (!(await openSweep(mirror.db, mirror))) return;
   const windows = await abandonedWindows(mirror, 'sweep', abandonedSeconds);
-  for (const windowId of windows) {
-    const dedupeId = `window-${windowId}${isFirst ? `-${life}` : ''}`;
-    await queues.enqueue(sweepWindow, { windowId }, { dedupeId });
+  for (const { windowId, hours } of windows) {
+    // An evicting Redis may lose a job and keep its id: after an hour another one is tried.
+    const name = `window-${windowId}${hours > 0 ? `-${hours}` : ''}`;
+    await queues.enqueue(sweepWindow, { windowId }, onceInThis(life, name));
   }
   const [unproven] = await abandonedWindows(mirror, 'sweep', 0);
   if (windows.length > 0 || unproven !== undefined) return;
   // Nothing left to read: it has to be planned or ended, and the job that should have is gone.
-  await queues.enqueue(sweep, { reason: 'recovery' }, { dedupeId: `sweep-${isFirst ? life : ''}` });
+  await queues.enqueue(sweep, { reason: 'recovery' }, onceInThis(life, 'sweep'));
 }
 
+/** Windows that nobody has moved for so long, and for how many whole hours. */
 async function abandonedWindows(
   mirror: Mirror,
   pull: 'modified' | 'sweep',
   seconds: number,
-): Promise<number[]> {
-  const found = await rows<{ windowId: number }>(
+): Promise<{ windowId: number; hours: number }[]> {
+  return rows<{ windowId: number; hours: number }>(
     mirror.db,
-    sql`select window_id::float8 as "windowId" from ${mirror.t.syncWindows}
+    sql`select window_id::float8 as "windowId",
+               floor(extract(epoch from clock_timestamp() - updated_at) / 3600)::int as hours
+        from ${mirror.t.syncWindows}
         where state <> 'proven' and pull = ${pull}
           and updated_at <= clock_timestamp() - make_interval(secs => ${seconds})
         order by from_time limit 100`,
   );
-  return found.map((row) => row.windowId);
 }
 
-async function recoverEvents(
-  { mirror, queues }: RecoverySettings,
-  life: string,
-  graceSeconds: number,
-): Promise<void> {
-  const due = await listPending(mirror, { seconds: -graceSeconds, most: EVENTS_A_TICK });
+async function recoverEvents({ mirror, queues }: Deps, life: Life): Promise<void> {
+  const seconds = life.isFirst ? 0 : -GRACE_SECONDS;
+  const due = await listPending(mirror, { seconds, most: EVENTS_A_TICK });
   for (let at = 0; at < due.length; at += EVENTS_A_JOB) {
     const eventIds = due.slice(at, at + EVENTS_A_JOB).map((row) => row.eventId);
     const hash = createHash('sha256').update(eventIds.join()).digest('hex').slice(0, 32);
-    const dedupeId = graceSeconds === 0 ? `${hash}-${life}` : hash;
+    const dedupeId = life.isFirst ? `${hash}-${life.id}` : hash;
     await queues.enqueue(applyEvents, { eventIds }, { dedupeId });
   }
 }

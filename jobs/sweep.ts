@@ -5,7 +5,7 @@ import { readWindow } from '../src/pull/readWindow.ts';
 import { advanceSweep, startSweep, type SweepDeps } from '../src/pull/sweep.ts';
 import { defineJob, KEEP } from './define.ts';
 
-import type { Enqueue } from './queues.ts';
+import type { Enqueue, EnqueueOptions } from './queues.ts';
 
 interface Deps {
   readonly sweep: SweepDeps;
@@ -33,9 +33,16 @@ export const sweep = defineJob({
     if (!run) return;
     const state = await advanceSweep(deps.sweep, run.runId, signal);
     if (state.kind === 'finished') return;
-    for (const windowId of state.windowIds) await deps.enqueue(sweepWindow, { windowId });
+    for (const windowId of state.windowIds) {
+      await deps.enqueue(sweepWindow, { windowId }, onceAtATime(`window-${windowId}`));
+    }
   },
 });
+
+/** One job of a name at a time, however long it waits for the budget. */
+export function onceAtATime(name: string): EnqueueOptions {
+  return { dedupeId: name, dedupeMs: 'untilDone' };
+}
 
 /** Reads one window of a sweep; the last one to be proven lets the sweep end. */
 export const sweepWindow = defineJob({
