@@ -2,6 +2,7 @@ import { createPostgresBackend, Queue, runMigrations, type JobsOptions } from 'b
 import { Cluster, Redis } from 'ioredis';
 import pg from 'pg';
 
+import { CONNECTION_LIMITS } from '../src/mirror/database.ts';
 import { within } from '../src/within.ts';
 import { parsePayload, type JobDefinition, type QueueName } from './define.ts';
 
@@ -92,7 +93,7 @@ export function connectBackend(
       schema: queueSchema(settings.schema),
       max,
       application_name: 'rollcall queue',
-      connectionTimeoutMillis: DEADLINE_MS,
+      ...CONNECTION_LIMITS,
     };
     return {
       options: { connection: connection as never },

@@ -38,18 +38,23 @@ const ANSWER_TIMEOUT_MS = STATEMENT_TIMEOUT_MS + 10_000;
 /** Idle connections are asked for this often: shorter than the few minutes after which networks forget them. */
 const KEEP_ALIVE_AFTER_MS = 30_000;
 
+/** How every connection of ours to Postgres notices that nobody is there any more, the queue's too. */
+export const CONNECTION_LIMITS = {
+  // A database that does not answer at all must not hold a webhook open for ever.
+  connectionTimeoutMillis: 5_000,
+  statement_timeout: STATEMENT_TIMEOUT_MS,
+  query_timeout: ANSWER_TIMEOUT_MS,
+  keepAlive: true,
+  keepAliveInitialDelayMillis: KEEP_ALIVE_AFTER_MS,
+} as const;
+
 /** Opens a pool; connects lazily. Whoever opens it closes it with `mirror.pool.end()`. */
 export function openMirror(options: MirrorOptions): Mirror {
   const pool = new pg.Pool({
     connectionString: options.databaseUrl,
     max: options.maxConnections,
     application_name: 'rollcall',
-    // A database that does not answer at all must not hold a webhook open for ever.
-    connectionTimeoutMillis: 5_000,
-    statement_timeout: STATEMENT_TIMEOUT_MS,
-    query_timeout: ANSWER_TIMEOUT_MS,
-    keepAlive: true,
-    keepAliveInitialDelayMillis: KEEP_ALIVE_AFTER_MS,
+    ...CONNECTION_LIMITS,
   });
   pool.on('error', options.onError);
   // The pool listens only to its idle connections: one lost between two statements of a transaction
