@@ -14,7 +14,7 @@ import { applyEvents, type Applied, type EventDeps } from './events.ts';
 
 /*
  * Collects events across the jobs in flight, so that many deliveries share a load of up to a hundred
- * users. A full flight leaves at once, a smaller one when the one before has landed; while a flight
+ * users. A full flight leaves at once, a smaller one when the one before has landed or is late; while a flight
  * waits for the budget, the next one fills.
  */
 
@@ -34,6 +34,8 @@ const FULL_FLIGHT = 100;
 /** Users that the events of a flight name together; a single event may name more. */
 const MOST_USERS = 500;
 const MAX_FLIGHTS = 4;
+/** One that is in the air for longer, on a request that hangs, no longer keeps a smaller one waiting. */
+const LATE_MS = 1_000;
 /** The first of a burst waits this long for the others. */
 const LINGER_MS = 15;
 
@@ -46,6 +48,7 @@ interface Boarding {
 export function createApplier(deps: ApplierDeps): Applier {
   const boarding: Boarding[] = [];
   let flights = 0;
+  let late = 0;
   let lingering = false;
 
   function count(): number {
@@ -56,7 +59,7 @@ export function createApplier(deps: ApplierDeps): Applier {
     if (boarding.length === 0 || flights >= MAX_FLIGHTS || lingering) return;
     if (count() >= FULL_FLIGHT) {
       void fly();
-    } else if (flights === 0) {
+    } else if (flights === late) {
       lingering = true;
       setTimeout(() => {
         lingering = false;
@@ -68,16 +71,25 @@ export function createApplier(deps: ApplierDeps): Applier {
   async function fly(): Promise<void> {
     const jobs = takeFlight(boarding);
     flights++;
+    let isLate = 0;
+    const timer = setTimeout(() => {
+      isLate = 1;
+      late++;
+      pump();
+    }, LATE_MS);
     pump();
     try {
       const eventIds = [...new Set(jobs.flatMap((job) => job.eventIds))];
       for (const part of await splitByUsers(deps, eventIds)) {
-        deps.onApplied?.(await applyApart(deps, part));
+        const applied = await applyApart(deps, part);
+        deps.onApplied?.(applied);
       }
       for (const job of jobs) job.resolve();
     } catch (error) {
       for (const job of jobs) job.reject(error);
     } finally {
+      clearTimeout(timer);
+      late -= isLate;
       flights--;
       pump();
     }
