@@ -10,7 +10,8 @@ import { eventually } from './support/eventually.ts';
 import { startRedisServer, testRedisUrl, type RedisServer } from './support/redis.ts';
 import { startSearchLog, type LoggedSearch, type SearchLog } from './support/searchLog.ts';
 import { startPacedTraffic, startSender, type Sender } from './support/sender.ts';
-import { createScene, flushRedis, type Scene } from './support/world.ts';
+import { flushRedis } from './support/queueDump.ts';
+import { createScene, type Scene } from './support/world.ts';
 
 /* Killed again and again, in its first fill and after it, while webhooks come all the time. */
 

@@ -4,15 +4,9 @@ import { afterEach, describe, expect, it } from 'vitest';
 import { ENVELOPES } from '../src/simulator/envelopes.ts';
 import { eventually } from './support/eventually.ts';
 import { freePort } from './support/redisServer.ts';
+import { flushRedis } from './support/queueDump.ts';
 import { startRedisServer, testRedisUrl, type RedisServer } from './support/redis.ts';
-import {
-  bodyOf,
-  createWorld,
-  flushRedis,
-  signed,
-  type World,
-  type WorldOptions,
-} from './support/world.ts';
+import { bodyOf, createWorld, signed, type World, type WorldOptions } from './support/world.ts';
 
 import type { DeliveryTarget } from '../src/simulator/delivery.ts';
 import type { BehaviourPatch } from '../src/simulator/behaviour.ts';

@@ -3,13 +3,14 @@ import { sql } from 'drizzle-orm';
 
 import { createRandom } from '../../src/simulator/random.ts';
 import { startRedisServer, type RedisServer } from './redis.ts';
-import { flushRedis, type Scene } from './world.ts';
+import { flushRedis } from './queueDump.ts';
 
 import type { FaultKind } from '../../src/simulator/faults.ts';
 import type { Forwarder } from './convergenceForwarder.ts';
 import type { Disturbance } from './convergenceHistory.ts';
 import type { Proxy } from './proxy.ts';
 import type { Supervisor } from './supervisor.ts';
+import type { Scene } from './world.ts';
 
 /** What can break, and who mends it. */
 export interface Breakable {

@@ -1,9 +1,8 @@
-import { Redis } from 'ioredis';
 import { sql } from 'drizzle-orm';
 
 import { createLogger } from '../../src/log.ts';
 import { parseConfig, type Config } from '../../src/config.ts';
-import { readMirrorId, rows, type Mirror } from '../../src/mirror/database.ts';
+import { rows } from '../../src/mirror/database.ts';
 import { startService, type Role, type Service } from '../../src/service.ts';
 import { signatureOf } from '../../src/simulator/envelopes.ts';
 import {
@@ -15,6 +14,8 @@ import { compareWithDirectory } from '../../src/commands/compare.ts';
 import { createTestDatabase, type TestDatabase } from './database.ts';
 import { eventually } from './eventually.ts';
 import { startProxy, type Proxy } from './proxy.ts';
+import { dumpQueue } from './queueDump.ts';
+import { collectSecrets } from './secrets.ts';
 
 import type { DeliveryTarget } from '../../src/simulator/delivery.ts';
 
@@ -127,7 +128,7 @@ export async function createScene(options: WorldOptions = {}): Promise<Scene> {
       limits: { users: null, audit: null, ...options.simulator?.behaviour?.limits },
     },
   });
-  const secrets = collectSecrets(simulator);
+  const secrets = collectSecrets(simulator, [HMAC_SECRET]);
   const database = options.database ?? (await createTestDatabase());
   const proxy = await startProxy(database.url);
   const env = {
@@ -227,114 +228,4 @@ export async function createWorld(options: WorldOptions = {}): Promise<World> {
     },
   };
   return world;
-}
-
-interface Secrets {
-  /** Which of them a text shows, each once. */
-  shownIn(text: string): string[];
-}
-
-/** What is longer than this is nobody's by chance; letters beyond ASCII are not in our texts at all. */
-const TELLING_CHARS = 6;
-
-/** Gathers what is personal of everyone who is or was in the directory, and the secrets around it. */
-function collectSecrets({ directory, managementKey }: Simulator): Secrets {
-  /** Mail addresses, phone numbers, login ids: too many to search one by one, so words are looked up. */
-  const words = new Set<string>();
-  const names = new Set<string>([HMAC_SECRET, managementKey]);
-  const gather = () => {
-    for (const user of directory.users()) {
-      const { email, phone, recoveryEmail, loginIds, externalIds } = user;
-      for (const word of [email, phone, recoveryEmail, ...loginIds, ...externalIds]) addWord(word);
-      for (const name of [user.name, user.givenName, user.familyName, user.picture]) {
-        if (name.length >= TELLING_CHARS || /[^\0-\x7f]/.test(name)) names.add(name);
-      }
-    }
-  };
-  const addWord = (word: string) => {
-    if (word === '') return;
-    words.add(word);
-    // An address in a URL is cut at its "%40".
-    words.add(word.split('@')[0] ?? word);
-  };
-  gather();
-  directory.onEvent((event) => {
-    event.loginIds.forEach(addWord);
-  });
-  return {
-    shownIn(text) {
-      gather();
-      const said = new Set(text.match(/[\w.+@-]+/g));
-      return [
-        ...[...said].filter((word) => words.has(word)),
-        ...[...names].filter((name) => text.includes(name)),
-        // The database's password, or any other in a URL.
-        ...(text.match(/:\/\/[^\s/"':@]+:[^\s/"'@]+@/g) ?? []),
-      ];
-    },
-  };
-}
-
-/** Everything that is in this mirror's queue, finished and failed jobs included, as text. */
-async function dumpQueue(mirror: Mirror, redisUrl: string | null): Promise<string> {
-  if (redisUrl !== null) return dumpRedis(redisUrl, `{rollcall-${await readMirrorId(mirror)}}*`);
-  const tables = await rows<{ name: string }>(
-    mirror.db,
-    sql`select format('%I.%I', table_schema, table_name) as name
-        from information_schema.tables where table_schema = 'descope_queue'`,
-  );
-  const texts = await Promise.all(
-    tables.map(({ name }) =>
-      rows<{ text: string }>(
-        mirror.db,
-        sql`select row_to_json(r)::text as text from ${sql.raw(name)} as r`,
-      ),
-    ),
-  );
-  return texts.flatMap((found) => found.map(({ text }) => text)).join('\n');
-}
-
-async function dumpRedis(url: string, pattern: string): Promise<string> {
-  const redis = connectOnce(url);
-  try {
-    const keys = await redis.keys(pattern);
-    const texts = await Promise.all(
-      keys.map(async (key) => {
-        const read: Record<string, () => Promise<unknown>> = {
-          string: () => redis.get(key),
-          hash: () => redis.hgetall(key),
-          list: () => redis.lrange(key, '0', '-1'),
-          set: () => redis.smembers(key),
-          zset: () => redis.zrange(key, '0', '-1'),
-          stream: () => redis.xrange(key, '-', '+'),
-        };
-        return JSON.stringify([key, await read[await redis.type(key)]?.()]);
-      }),
-    );
-    return texts.join('\n');
-  } catch {
-    // A test may have stopped its Redis: nothing is in it then.
-    return '';
-  } finally {
-    redis.disconnect();
-  }
-}
-
-/** Empties a Redis, as an operator might; one that is away holds nothing anyway. */
-export async function flushRedis(url: string): Promise<void> {
-  const redis = connectOnce(url);
-  try {
-    await redis.flushall();
-  } catch {
-    // Stopped at this moment: its contents are gone.
-  } finally {
-    redis.disconnect();
-  }
-}
-
-/** A connection that gives up at once. */
-function connectOnce(url: string): Redis {
-  const redis = new Redis(url, { maxRetriesPerRequest: 0, retryStrategy: () => null });
-  redis.on('error', () => undefined);
-  return redis;
 }
