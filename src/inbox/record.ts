@@ -137,13 +137,6 @@ export async function recordEvents(
   return tally(events, await writeEvents(executor, t, kept, witness), options);
 }
 
-/** What one commit of the inbox carried. */
-export interface InboxCommit {
-  readonly deliveries: number;
-  readonly events: number;
-  readonly tookMs: number;
-}
-
 export interface Inbox {
   /**
    * Stores one delivery's events; resolves once they are committed.
@@ -154,8 +147,6 @@ export interface Inbox {
 
 export interface InboxOptions extends RecordOptions {
   readonly mirror: Mirror;
-  /** Told of each commit, for the meters. */
-  readonly onCommitted?: (commit: InboxCommit) => void;
   /** How long a delivery waits for its commit. Default 5 s: the sender is still there to hear 503. */
   readonly deadlineMs?: number;
 }
@@ -198,21 +189,18 @@ function giveUp(): never {
  * while idle.
  */
 export function createInbox(options: InboxOptions): Inbox {
-  const { mirror, onCommitted, deadlineMs = 5_000 } = options;
+  const { mirror, deadlineMs = 5_000 } = options;
   const waiting: Waiting[] = [];
   let waitingBytes = 0;
   let isDraining = false;
 
   async function commit(batch: readonly Waiting[]): Promise<void> {
     const events = batch.flatMap((delivery) => delivery.events);
-    const startedMs = performance.now();
     try {
       // Bounded here too: a connection that went silent must not hold up every later delivery.
       const writing = writeEvents(mirror.db, mirror.t, events, 'webhook');
       const fresh = await within(deadlineMs, writing, giveUp);
       for (const delivery of batch) delivery.resolve(tally(delivery.events, fresh, options));
-      const tookMs = performance.now() - startedMs;
-      onCommitted?.({ deliveries: batch.length, events: events.length, tookMs });
     } catch (error) {
       const failure =
         error instanceof InboxUnavailable ? error : new InboxUnavailable('unexpected failure');

@@ -26,15 +26,6 @@ export interface Window {
   readonly state: 'open' | 'proven' | 'gap';
 }
 
-export interface Run {
-  readonly runId: number;
-  readonly pull: Pull;
-  readonly reason: string;
-  readonly startedAt: string;
-  readonly outcome: Outcome | null;
-  readonly total: number | null;
-}
-
 export type Db = Pick<Mirror, 't'>;
 
 export const epochMs = (column: string) =>
@@ -65,10 +56,13 @@ export async function openRun(
 }
 
 /** The sweep that has begun and not ended; undefined where there is none. */
-export async function openSweep(db: Executor, { t }: Db): Promise<Run | undefined> {
-  const found = await rows<Run>(
+export async function openSweep(
+  db: Executor,
+  { t }: Db,
+): Promise<{ readonly runId: number } | undefined> {
+  const found = await rows<{ runId: number }>(
     db,
-    sql`select run_id::float8 as "runId", pull, reason, started_at as "startedAt", outcome, total::int
+    sql`select run_id::float8 as "runId"
         from ${t.syncRuns} where pull = 'sweep' and outcome is null order by run_id limit 1`,
   );
   return found[0];
