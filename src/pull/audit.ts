@@ -105,7 +105,7 @@ async function findBegun(
 ): Promise<Window | undefined> {
   const [found] = await rows<{ windowId: number }>(
     mirror.db,
-    sql`select window_id::int as "windowId" from ${mirror.t.syncWindows}
+    sql`select window_id::float8 as "windowId" from ${mirror.t.syncWindows}
         where pull = 'audit' and state <> 'proven'
           and from_time <= ${instantOf(watermark)} and to_time > ${instantOf(watermark)}
           and cursor_time > ${instantOf(watermark - overlapMs)}
