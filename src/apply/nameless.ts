@@ -24,7 +24,7 @@ const AGAIN_MS = { least: 2_000, most: 60_000 };
 const REST_MS = { least: 4_000, most: 3_600_000 };
 /** An event is written a moment after the change it tells of: a window is open for it where it has this to spare. */
 const MARGIN_MS = 60_000;
-/** Runs of the modified pull in which a proof is looked for: some hours of them. */
+/** Newest runs of the modified pull among whose windows, however long, a proof is looked for: some hours of them. */
 const RUNS_BACK = 200;
 
 /** What is to be done about a flight's events. */
@@ -171,7 +171,8 @@ async function judgeChanges(
   let standing = await readWindows(deps, tx, changes);
   if ([...standing.values()].some(needsWindow)) {
     // Flights side by side would each open the same.
-    await tx.execute(sql`select pg_advisory_xact_lock(hashtext('rollcall event windows'))`);
+    const lock = `rollcall event windows ${deps.mirror.schema}`;
+    await tx.execute(sql`select pg_advisory_xact_lock(hashtextextended(${lock}, 0))`);
     standing = await readWindows(deps, tx, changes);
   }
   let coveredToMs = -Infinity;
@@ -183,7 +184,7 @@ async function judgeChanges(
       continue;
     }
     if (needsWindow(found) && atMs > coveredToMs) {
-      const halfMs = deps.overlapMs + MARGIN_MS;
+      const halfMs = halfOf(deps);
       await deps.openWindow(tx, { fromMs: atMs - halfMs, toMs: atMs + halfMs });
       coveredToMs = atMs + deps.overlapMs;
     }
@@ -206,13 +207,17 @@ interface Standing {
 
 const NOWHERE: Standing = { isProven: false, isOpen: false, isBehind: false };
 
+/** A window for an event reaches so far to both sides of its moment. */
+const halfOf = ({ overlapMs }: EventDeps) => overlapMs + MARGIN_MS;
+
 const needsWindow = ({ isProven, isOpen, isBehind }: Standing) => isBehind && !isProven && !isOpen;
 
 async function readWindows(
-  { mirror: { t }, overlapMs }: EventDeps,
+  deps: EventDeps,
   tx: Executor,
   changes: readonly Nameless[],
 ): Promise<Map<string, Standing>> {
+  const { t } = deps.mirror;
   const records = JSON.stringify(
     changes.map(({ event, atMs, sinceMs }) => {
       return { event_id: event.eventId, at_s: atMs / 1000, since_s: sinceMs / 1000 };
@@ -225,21 +230,32 @@ async function readWindows(
         select event_id, to_timestamp(at_s) as at, to_timestamp(since_s) as since
         from jsonb_to_recordset(${records}::jsonb)
           as r(event_id text, at_s float8, since_s float8)
-      ), proven as materialized (
+      ), recent as materialized (
         select started_at, from_time, to_time
         from (select run_id, started_at from ${t.syncRuns} where pull = 'modified'
               order by run_id desc limit ${RUNS_BACK}) as run
         join ${t.syncWindows} using (run_id) where state = 'proven'
+      ), swept as materialized (
+        select max(started_at) as started_at from ${t.syncRuns}
+        where pull = 'sweep' and outcome <> 'blocked' and covers_to <=
+            (select complete_to from ${t.watermarks} where pull = 'sweep')
       ), watermark as (select complete_to from ${t.watermarks} where pull = 'modified')
       select event_id as "eventId",
-             exists (select 1 from proven
-                     where started_at >= since and at between from_time and to_time) as "isProven",
+             coalesce((select started_at from swept) >= since, false)
+               or exists (select 1 from recent
+                          where started_at >= since and at between from_time and to_time)
+               -- By place: thousands of events may have had a window opened each.
+               or exists (select 1 from ${t.syncWindows} w join ${t.syncRuns} r using (run_id)
+                          where w.pull = 'modified' and w.state = 'proven'
+                            and w.from_time between at - make_interval(secs => ${(2 * halfOf(deps)) / 1000})
+                                                and at
+                            and w.to_time >= at and r.started_at >= since) as "isProven",
              exists (select 1 from ${t.syncWindows}
                      where state <> 'proven' and pull = 'modified'
                        and from_time <= at - make_interval(secs => ${MARGIN_MS / 1000})
                        and to_time >= at + make_interval(secs => ${MARGIN_MS / 1000})) as "isOpen",
              coalesce(at < (select complete_to from watermark)
-                           - make_interval(secs => ${overlapMs / 1000}), false) as "isBehind"
+                           - make_interval(secs => ${deps.overlapMs / 1000}), false) as "isBehind"
       from asked`,
   );
   return new Map(found.map((row) => [row.eventId, row]));

@@ -3,6 +3,8 @@ import { join } from 'node:path';
 import { readMigrationFiles } from 'drizzle-orm/migrator';
 import pg from 'pg';
 
+import { findCode } from '../errors.ts';
+
 export interface MigrateOptions {
   readonly databaseUrl: string;
   /** The Postgres schema everything lives in (`MIRROR_SCHEMA`). */
@@ -14,6 +16,15 @@ const FOLDER = join(import.meta.dirname, 'migrations');
 
 /** How long DDL waits for readers of a table: queueing behind a long one would block every new reader. */
 const LOCK_TIMEOUT_MS = 30_000;
+
+/** Processes of the version before may be at work: whoever meets them in a deadlock tries again. */
+const TRIES = 5;
+const DEADLOCK = '40P01';
+/** In the order in which transactions of ours write to them. */
+const TABLES = [
+  ...['users', 'user_tenants', 'user_changes', 'deletions', 'sync_windows', 'sync_runs'],
+  ...['watermarks', 'events'],
+];
 
 /**
  * Brings the schema up to this version, in one transaction, and tells how many migrations that took.
@@ -32,10 +43,17 @@ export async function migrateMirror(options: MigrateOptions): Promise<{ applied:
   client.on('error', () => undefined);
   await client.connect();
   try {
-    await client.query('begin');
-    const applied = await applyMissing(client, options.schema);
-    await client.query('commit');
-    return { applied };
+    for (let attempt = 1; ; attempt++) {
+      try {
+        await client.query('begin');
+        const applied = await applyMissing(client, options.schema);
+        await client.query('commit');
+        return { applied };
+      } catch (error) {
+        if (attempt === TRIES || findCode(error) !== DEADLOCK) throw error;
+        await client.query('rollback');
+      }
+    }
   } finally {
     // Ending the connection rolls back whatever did not reach its commit.
     await client.end();
@@ -59,6 +77,7 @@ async function applyMissing(client: pg.Client, schema: string): Promise<number> 
     );
   }
   const missing = known.filter((migration) => !done.has(migration.folderMillis));
+  if (missing.length > 0 && done.size > 0) await lockTables(client, schema);
   for (const migration of missing) {
     for (const statement of migration.sql) {
       const sql = toSchema(statement, schema);
@@ -70,6 +89,22 @@ async function applyMissing(client: pg.Client, schema: string): Promise<number> 
     );
   }
   return missing.length;
+}
+
+/**
+ * Keeps writers out to the end of the transaction: locks taken one by one, between long statements, would
+ * meet theirs in a deadlock, and the migration would lose it.
+ */
+async function lockTables(client: pg.Client, schema: string): Promise<void> {
+  const found = await client.query<{ name: string }>(
+    `select tablename as name from pg_tables where schemaname = $1 and tablename = any($2)
+     order by array_position($2, tablename::text)`,
+    [schema, TABLES],
+  );
+  const names = found.rows.map(({ name }) => `${pg.escapeIdentifier(schema)}.${name}`);
+  if (names.length > 0) {
+    await client.query(`lock table ${names.join(', ')} in share row exclusive mode`);
+  }
 }
 
 /**

@@ -30,10 +30,11 @@ export type PullResult = 'notBegun' | 'busy' | 'done';
  * @throws the client's errors, WindowUnproven, Stopping; what was not proven stays a gap
  */
 export async function pullModified(
-  deps: ModifiedDeps,
+  options: ModifiedDeps,
   signal: AbortSignal,
   reach: Reach = 'settled',
 ): Promise<PullResult> {
+  const deps = { ...options, doubtMs: Math.min(DOUBT_MS, options.overlapMs / 2) };
   const { mirror } = deps;
   const watermark = await readWatermark(mirror.db, mirror, 'modified');
   if (watermark === null && reach !== 'gaps') return 'notBegun';
@@ -49,6 +50,9 @@ export async function pullModified(
     return 'done' as const;
   });
 }
+
+/** By then every copy at the provider has heard of a deletion. */
+const DOUBT_MS = 60_000;
 
 /** Rather a little late than early: now is known to half a second. */
 const AHEAD_MS = 1_000;

@@ -1,8 +1,10 @@
+import { sql } from 'drizzle-orm';
+
 import { applyObservations } from '../apply/apply.ts';
 import { nominateMissing } from '../apply/deletions.ts';
 import { lookUp } from '../apply/lookUp.ts';
 import { describeError, Stopping } from '../errors.ts';
-import { transaction, type Mirror } from '../mirror/database.ts';
+import { rows, textArray, transaction, type Mirror } from '../mirror/database.ts';
 import { countWithin } from './countWithin.ts';
 import { advanceWindow, loadWindow, markGap, type Window } from './ledger.ts';
 import { advanceWatermark } from './watermark.ts';
@@ -27,6 +29,11 @@ export interface PullDeps {
   readonly includeTestUsers: boolean;
   /** Of a pull: the newest this much is not counted as proven, it may still be settling. */
   readonly settleMs?: number;
+  /**
+   * Of a pull: a tombstone younger than this is not lifted, page and load may be of the same lagging copy.
+   * Less than its overlap, within which a user who is there after all is shown again.
+   */
+  readonly doubtMs?: number;
   /** Told of each step as it is committed. */
   readonly onStep?: (step: { pull: Window['pull']; rows: number; summary: ApplySummary }) => void;
 }
@@ -143,7 +150,7 @@ async function commitStep(
     summary = await writeStep(deps, window, step, progress, null);
   } catch (error) {
     if (!(error instanceof ShowsTombstones)) throw error;
-    const reviewed = await loadAll(deps, error.userIds, call);
+    const reviewed = await review(deps, error.userIds, call);
     summary = await writeStep(deps, window, step, progress, reviewed);
   }
   deps.onStep?.({ pull: window.pull, rows: step.observations.length, summary });
@@ -196,15 +203,22 @@ function writeStep(
   });
 }
 
-/** Of users with a tombstone, those whom a load by id shows. */
-async function loadAll(
-  { client }: PullDeps,
+/** Of users with a tombstone that is not too young, those whom a load by id shows. */
+async function review(
+  { client, mirror, doubtMs = 0 }: PullDeps,
   userIds: readonly string[],
   call: Call,
 ): Promise<Present[]> {
+  const settled = await rows<{ userId: string }>(
+    mirror.db,
+    sql`select user_id as "userId" from ${mirror.t.users}
+        where user_id = any(${textArray(userIds)})
+          and deleted_at <= clock_timestamp() - make_interval(secs => ${doubtMs / 1000})`,
+  );
+  const ids = settled.map(({ userId }) => userId);
   const shown: Present[] = [];
-  for (let at = 0; at < userIds.length; at += LOAD_LIMIT) {
-    const { present } = await lookUp(client, userIds.slice(at, at + LOAD_LIMIT), () => true, call);
+  for (let at = 0; at < ids.length; at += LOAD_LIMIT) {
+    const { present } = await lookUp(client, ids.slice(at, at + LOAD_LIMIT), () => true, call);
     shown.push(...present);
   }
   return shown;

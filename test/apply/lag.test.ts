@@ -58,6 +58,20 @@ describe('a user deleted a moment ago whom a lagging read still shows', () => {
     await s.assertEqual();
   });
 
+  it('is not restored by a pull, whose pages and loads come from the same copy', async () => {
+    const s = await beginFilled({ simulator: { users: 40 } });
+    const { directory, behaviour } = s.simulator;
+    const [userId = ''] = realUserIds(s);
+    s.ago(9_000, () => directory.modifyUser(userId, { name: 'Leaves' }, quiet));
+    directory.deleteUser(userId, quiet);
+    await tell(s, 'UserDeleted', userId);
+    behaviour.readLagMs = 5_000;
+    await s.pullModified();
+    expect(await changesOf(s, userId)).not.toContain('restored');
+    behaviour.readLagMs = 0;
+    await s.assertEqual();
+  });
+
   it('is restored where every look shows them', async () => {
     const s = await beginFilled({ simulator: { users: 40 } });
     const [userId = ''] = realUserIds(s);

@@ -227,3 +227,31 @@ describe('users changed, nobody says which', () => {
     expect(await states(s)).toEqual({ applied: 1 });
   });
 });
+
+describe('hundreds of moments long past, each apart from the others', () => {
+  it('are proven by the window that was read for each, however many came after it', async () => {
+    const s = await begin(40);
+    const { process, simulator } = s;
+    simulator.behaviour.latencyMs = 0;
+    const moments = 230;
+    for (let nth = 1; nth <= moments; nth++) {
+      await tell(s, 'UsersModified', { agoMs: HOUR + nth * 660 * SECOND, sinceMs: 10 * SECOND });
+    }
+    await s.applyEvents();
+    const opened = await s.windows('modified');
+    expect(opened).toHaveLength(moments);
+    await pullModified(process().modified, signal, 'gaps');
+    await lookAgain(s);
+    expect(await states(s)).toEqual({ applied: moments });
+    expect(await s.windows('modified')).toHaveLength(moments);
+  });
+
+  it('are proven by a sweep that was begun since', async () => {
+    const s = await begin(40);
+    await tell(s, 'UsersModified', { agoMs: HOUR, sinceMs: 10 * SECOND });
+    await s.applyEvents();
+    await s.runSweep();
+    await lookAgain(s);
+    expect(await states(s)).toEqual({ applied: 1 });
+  });
+});

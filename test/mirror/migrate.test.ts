@@ -5,6 +5,7 @@ import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 
 import { migrateMirror, toSchema } from '../../src/mirror/migrate.ts';
 import { createEmptyDatabase, type TestDatabase } from '../support/database.ts';
+import { eventually } from '../support/eventually.ts';
 
 let database: TestDatabase;
 
@@ -65,6 +66,34 @@ describe('migrateMirror', () => {
       { user_id: 'U1' },
     ]);
     expect(await query('select user_id from descope.live_users')).toEqual([]);
+  });
+
+  test('waits for writers of the version before, and keeps further ones out while it works', async () => {
+    await migrate();
+    // As 0001 left it.
+    await query(`
+      drop view descope.sync_status;
+      drop index descope.events_applied, descope.sync_runs_finished, descope.sync_windows_from,
+        descope.users_live_created;
+      alter table descope.sync_runs drop column sampled;
+      delete from descope.migrations
+      where migration_id = (select max(migration_id) from descope.migrations)`);
+    const writer = await database.mirror.pool.connect();
+    await writer.query('begin');
+    await writer.query('update descope.users set witness = witness');
+    const migrating = migrate();
+    await eventually(async () => {
+      const waiting = await query(
+        `select 1 from pg_locks l join pg_database d on d.oid = l.database
+         where not granted and datname = current_database()`,
+      );
+      expect(waiting).toHaveLength(1);
+    });
+    // As a flight does: users first, then events. Whoever held events by now would be its deadlock.
+    await writer.query('update descope.events set outcome = outcome');
+    await writer.query('commit');
+    writer.release();
+    expect(await migrating).toEqual({ applied: 1 });
   });
 
   test('a schema named other than descope leaves no trace of that name', async () => {

@@ -19,7 +19,8 @@ describe('pulling what was modified', () => {
     const [userId = ''] = realUserIds(s);
     const { t } = s.database.mirror;
     await s.query(
-      sql`update ${t.users} set deleted_at = clock_timestamp() where user_id = ${userId}`,
+      sql`update ${t.users} set deleted_at = clock_timestamp() - interval '1 hour'
+          where user_id = ${userId}`,
     );
     s.ago(5 * SECONDS, () => {
       directory.modifyUser(userId, { name: 'Back' }, quiet);
