@@ -34,7 +34,7 @@ export async function pullModified(
   signal: AbortSignal,
   reach: Reach = 'settled',
 ): Promise<PullResult> {
-  const deps = { ...options, doubtMs: Math.min(DOUBT_MS, options.overlapMs / 2) };
+  const deps = { ...options, doubtMs: Math.min(DOUBT_MS, options.overlapMs) };
   const { mirror } = deps;
   const watermark = await readWatermark(mirror.db, mirror, 'modified');
   if (watermark === null && reach !== 'gaps') return 'notBegun';

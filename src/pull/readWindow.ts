@@ -3,7 +3,7 @@ import { sql } from 'drizzle-orm';
 import { applyObservations } from '../apply/apply.ts';
 import { nominateMissing } from '../apply/deletions.ts';
 import { lookUp } from '../apply/lookUp.ts';
-import { describeError, Stopping } from '../errors.ts';
+import { describeError, Stopping, WindowUnproven } from '../errors.ts';
 import { rows, textArray, transaction, type Mirror } from '../mirror/database.ts';
 import { countWithin } from './countWithin.ts';
 import { advanceWindow, loadWindow, markGap, type Window } from './ledger.ts';
@@ -31,7 +31,7 @@ export interface PullDeps {
   readonly settleMs?: number;
   /**
    * Of a pull: a tombstone younger than this is not lifted, page and load may be of the same lagging copy.
-   * Less than its overlap, within which a user who is there after all is shown again.
+   * The window waits for one of them to give way.
    */
   readonly doubtMs?: number;
   /** Told of each step as it is committed. */
@@ -203,23 +203,28 @@ function writeStep(
   });
 }
 
-/** Of users with a tombstone that is not too young, those whom a load by id shows. */
+/**
+ * Of users with a tombstone, those whom a load by id shows.
+ * @throws WindowUnproven where it shows one whose tombstone is too young to be doubted
+ */
 async function review(
   { client, mirror, doubtMs = 0 }: PullDeps,
   userIds: readonly string[],
   call: Call,
 ): Promise<Present[]> {
-  const settled = await rows<{ userId: string }>(
-    mirror.db,
-    sql`select user_id as "userId" from ${mirror.t.users}
-        where user_id = any(${textArray(userIds)})
-          and deleted_at <= clock_timestamp() - make_interval(secs => ${doubtMs / 1000})`,
-  );
-  const ids = settled.map(({ userId }) => userId);
   const shown: Present[] = [];
-  for (let at = 0; at < ids.length; at += LOAD_LIMIT) {
-    const { present } = await lookUp(client, ids.slice(at, at + LOAD_LIMIT), () => true, call);
+  for (let at = 0; at < userIds.length; at += LOAD_LIMIT) {
+    const { present } = await lookUp(client, userIds.slice(at, at + LOAD_LIMIT), () => true, call);
     shown.push(...present);
+  }
+  const young = await rows(
+    mirror.db,
+    sql`select 1 from ${mirror.t.users}
+        where user_id = any(${textArray(shown.map((o) => o.userId))})
+          and deleted_at > clock_timestamp() - make_interval(secs => ${doubtMs / 1000})`,
+  );
+  if (young.length > 0) {
+    throw new WindowUnproven(`${young.length} users deleted a moment ago are shown`);
   }
   return shown;
 }

@@ -66,9 +66,12 @@ describe('a user deleted a moment ago whom a lagging read still shows', () => {
     directory.deleteUser(userId, quiet);
     await tell(s, 'UserDeleted', userId);
     behaviour.readLagMs = 5_000;
-    await s.pullModified();
+    const before = await s.watermark('modified');
+    await expect(s.pullModified()).rejects.toThrow('1 users deleted a moment ago are shown');
+    expect(await s.watermark('modified')).toBe(before);
     expect(await changesOf(s, userId)).not.toContain('restored');
     behaviour.readLagMs = 0;
+    expect(await s.pullModified()).toBe('done');
     await s.assertEqual();
   });
 
