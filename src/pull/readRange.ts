@@ -1,5 +1,6 @@
 import { WindowUnproven } from '../errors.ts';
 import { toPresent } from '../observation.ts';
+import { halvesAt, middleOf, SECOND } from './halves.ts';
 import { floorSecond, judgePage, timeOf, type Verdict } from './judge.ts';
 
 import type { Call, DescopeClient, TimeField, UserPage, UserQuery } from '../descope/types.ts';
@@ -40,8 +41,6 @@ export interface ReadDeps {
 const TRIES = 6;
 /** An answer of nobody at all is doubted: it may be wrongly empty. */
 const SOMEBODY = 1;
-/** Nothing is cut smaller than this: the precision of the times that come back. */
-const SECOND = 1000;
 
 /**
  * Reads a range in ascending steps, each proven complete on its own, with about one request a page.
@@ -67,6 +66,7 @@ export async function* readRange(
     const query = toQuery(deps, next);
     const { page, verdict } = await askUntilProven(deps, query, { atLeast, trust }, call);
     const { total } = page;
+    const middle = middleOf(next.fromMs, endOf(next));
     const isLast = stack.length === 0;
     atLeast = SOMEBODY;
     if (isEnded(verdict, next)) {
@@ -77,7 +77,7 @@ export async function* readRange(
       atLeast = Math.max(SOMEBODY, total - before);
       yield { ...observed(page, field), fromMs: next.fromMs, untilMs: verdict.timeMs, total };
       stack.push({ ...next, fromMs: verdict.timeMs });
-    } else if (verdict.kind === 'tie' || !canSplit(next)) {
+    } else if (verdict.kind === 'tie' || middle === null) {
       const second = floorSecond(next.fromMs);
       const rest = { ...next, fromMs: second + SECOND };
       const ended = next.toMs !== undefined && rest.fromMs > next.toMs;
@@ -87,7 +87,7 @@ export async function* readRange(
       yield { ...part, ...proof, observations: [], untilMs: ended && isLast ? null : rest.fromMs };
       if (!ended) stack.push(rest);
     } else {
-      stack.push(...halves(next));
+      stack.push(...halvesAt(next, middle));
     }
   }
 }
@@ -243,20 +243,6 @@ function countFrom(page: UserPage, field: TimeField, timeMs: number): number {
 function countIn(page: UserPage, field: TimeField, secondMs: number): number {
   const times = page.users.map((user) => timeOf(user, field));
   return Math.max(SOMEBODY, times.filter((time) => time === secondMs).length);
-}
-
-function canSplit(range: Range): boolean {
-  return floorSecond(endOf(range)) > floorSecond(range.fromMs);
-}
-
-/** The younger half first, so that the older is popped next. Both are shorter: each has a second's start. */
-function halves(range: Range): [Range, Range] {
-  const end = endOf(range);
-  const middle = Math.min(floorSecond((range.fromMs + end) / 2) + SECOND, floorSecond(end));
-  return [
-    { ...range, fromMs: middle },
-    { ...range, toMs: middle - 1 },
-  ];
 }
 
 /** An open range is cut as if it ended tomorrow. */

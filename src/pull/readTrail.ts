@@ -3,6 +3,7 @@ import { createHash } from 'node:crypto';
 import { WindowUnproven } from '../errors.ts';
 import { findOccurredMs, findText, toFields } from '../inbox/fields.ts';
 import { toCanonicalJson } from '../json.ts';
+import { halvesAt, middleOf, SECOND } from './halves.ts';
 import { floorSecond } from './judge.ts';
 
 import type { AuditPage, AuditQuery, Call, DescopeClient } from '../descope/types.ts';
@@ -27,8 +28,6 @@ type Client = Pick<DescopeClient, 'searchAudit'>;
 const TRIES = 6;
 /** A page that is short for no reason is asked for once more; then the range is cut smaller. */
 const TRIES_SHORT = 2;
-/** Nothing is cut smaller than this. */
-const SECOND = 1000;
 /** So many passes over one second's pages without a new record are the last. */
 const QUIET_PASSES = 12;
 /** A pass over one second's pages that does not end is a fault. */
@@ -57,6 +56,7 @@ export async function* readTrail(
   let leastOfPart = 0;
   for (let next = stack.pop(); next; next = stack.pop()) {
     const { page, verdict } = await askUntilProven(client, next, least, call);
+    const middle = middleOf(next.fromMs, next.toMs);
     const isLast = stack.length === 0;
     least = leastOfPart;
     if (verdict.kind === 'whole') {
@@ -66,7 +66,7 @@ export async function* readTrail(
       least = page.total - page.records.filter((record) => (timeOf(record) ?? 0) < timeMs).length;
       yield { ...page, untilMs: timeMs };
       stack.push({ ...next, fromMs: timeMs });
-    } else if (verdict.kind === 'tie' || !canSplit(next)) {
+    } else if (verdict.kind === 'tie' || middle === null) {
       const second = { ...next, toMs: Math.min(floorSecond(next.fromMs) + SECOND - 1, next.toMs) };
       const total = yield* readSecond(client, second, page, call);
       const isEnd = second.toMs === next.toMs;
@@ -76,7 +76,7 @@ export async function* readTrail(
       if (!isEnd) stack.push({ ...next, fromMs: second.toMs + 1 });
     } else {
       least = leastOfPart = 1;
-      stack.push(...halves(next));
+      stack.push(...halvesAt(next, middle));
     }
   }
 }
@@ -199,20 +199,4 @@ function idOf(record: unknown): string | null {
 function identityOf(record: unknown): string {
   const text = idOf(record) ?? toCanonicalJson(record);
   return createHash('sha256').update(text).digest('base64');
-}
-
-function canSplit(trail: Trail): boolean {
-  return floorSecond(trail.toMs) > floorSecond(trail.fromMs);
-}
-
-/** The younger half first, so that the older is popped next. Both are shorter: each has a second's start. */
-function halves(trail: Trail): [Trail, Trail] {
-  const middle = Math.min(
-    floorSecond((trail.fromMs + trail.toMs) / 2) + SECOND,
-    floorSecond(trail.toMs),
-  );
-  return [
-    { ...trail, fromMs: middle },
-    { ...trail, toMs: middle - 1 },
-  ];
 }
