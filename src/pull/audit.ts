@@ -1,6 +1,6 @@
 import { sql } from 'drizzle-orm';
 
-import { describeError, Stopping } from '../errors.ts';
+import { Stopping } from '../errors.ts';
 import { parseRecord } from '../inbox/parse.ts';
 import { recordEvents } from '../inbox/record.ts';
 import { rows, transaction, type Mirror } from '../mirror/database.ts';
@@ -10,9 +10,9 @@ import {
   finishRun,
   instantOf,
   loadWindow,
-  markGap,
   openRun,
   openWindow,
+  readOrLeaveGap,
   type Window,
 } from './ledger.ts';
 import { readTrail, type TrailStep } from './readTrail.ts';
@@ -55,9 +55,6 @@ export const USER_ACTIONS: readonly string[] = [
 /** A pull a minute reads the overlap and a minute or two. */
 const LONG_RANGE_MS = 180_000;
 
-/** Another pull moved the window's cursor: this one's step is rolled back. */
-class TakenOver extends Error {}
-
 /**
  * Pulls the audit trail from the watermark on. A downtime longer than the trail reaches opens a sweep
  * instead, and says so.
@@ -90,7 +87,8 @@ async function pullSince(deps: AuditDeps, signal: AbortSignal): Promise<'done' |
     const fromMs = Math.max(watermark - deps.overlapMs, reachMs);
     if (!begun && toMs <= fromMs) return 'done';
     const window = begun ?? (await open(deps, { fromMs, toMs }));
-    if ((await read(deps, window, signal)) === 'left') return 'busy';
+    const read = () => readSteps(deps, window, signal);
+    if ((await readOrLeaveGap(mirror, window.windowId, read)) === 'left') return 'busy';
     if (!begun) return 'done';
   }
 }
@@ -125,23 +123,6 @@ async function open(
     const windowId = await openWindow(tx, mirror, window);
     return { ...window, windowId, cursorMs: null, state: 'open' };
   });
-}
-
-async function read(
-  deps: AuditDeps,
-  window: Window,
-  signal: AbortSignal,
-): Promise<'proven' | 'left'> {
-  try {
-    await readSteps(deps, window, signal);
-    return 'proven';
-  } catch (error) {
-    if (error instanceof TakenOver) return 'left';
-    if (!(error instanceof Stopping)) {
-      await markGap(deps.mirror.db, deps.mirror, window.windowId, describeError(error));
-    }
-    throw error;
-  }
 }
 
 async function readSteps(deps: AuditDeps, window: Window, signal: AbortSignal): Promise<void> {
@@ -189,14 +170,13 @@ async function take(
     const recorded = await recordEvents(tx, mirror.t, events, 'audit', {
       archiveAll: deps.archiveAll,
     });
-    const moved = await advanceWindow(tx, mirror, window, step.untilMs, {
+    await advanceWindow(tx, mirror, window, step.untilMs, {
       rowsRead: step.records.length,
       total: step.total,
       requests,
       created: 0,
       updated: 0,
     });
-    if (!moved) throw new TakenOver();
     if (step.untilMs === null) {
       const range = { fromMs: window.fromMs, toMs: window.toMs ?? window.fromMs };
       await advanceWatermark(tx, mirror, 'audit', range);

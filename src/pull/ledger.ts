@@ -1,5 +1,6 @@
 import { sql } from 'drizzle-orm';
 
+import { describeError, Stopping } from '../errors.ts';
 import { rows, type Executor, type Mirror } from '../mirror/database.ts';
 
 /*
@@ -158,9 +159,12 @@ export interface Progress {
   readonly updated: number;
 }
 
+/** Another reader moved the window's cursor: this one's step is rolled back, and it stops. */
+class TakenOver extends Error {}
+
 /**
  * Moves a window's cursor from `window.cursorMs` to `untilMs` (null: to its end, which proves it).
- * False where somebody else moved it meanwhile: then the caller rolls its step back and stops.
+ * @throws what \`readOrLeaveGap\` takes for \`left\`, where somebody else moved it meanwhile
  */
 export async function advanceWindow(
   tx: Executor,
@@ -168,7 +172,7 @@ export async function advanceWindow(
   window: Window,
   untilMs: number | null,
   progress: Progress,
-): Promise<boolean> {
+): Promise<void> {
   const moved = await rows(
     tx,
     sql`
@@ -182,22 +186,36 @@ export async function advanceWindow(
         and cursor_time is not distinct from ${instantOf(window.cursorMs)}
       returning 1`,
   );
-  if (moved.length === 0) return false;
+  if (moved.length === 0) throw new TakenOver();
   await tx.execute(sql`
     update ${t.syncRuns}
     set rows_read = rows_read + ${progress.rowsRead}, requests = requests + ${progress.requests},
         created = created + ${progress.created}, updated = updated + ${progress.updated}
     where run_id = ${window.runId}`);
-  return true;
+}
+
+/**
+ * Reads a window as `read` does, step by step; `left` where another reader has gone on with it. What
+ * fails leaves a gap with its reason, a stop leaves it open.
+ * @throws what `read` throws
+ */
+export async function readOrLeaveGap(
+  { db, t }: Pick<Mirror, 'db' | 't'>,
+  windowId: number,
+  read: () => Promise<void>,
+): Promise<'proven' | 'left'> {
+  try {
+    await read();
+    return 'proven';
+  } catch (error) {
+    if (error instanceof TakenOver) return 'left';
+    if (!(error instanceof Stopping)) await markGap(db, { t }, windowId, describeError(error));
+    throw error;
+  }
 }
 
 /** Leaves a visible gap, with the reason; it is read again without being asked. */
-export async function markGap(
-  db: Executor,
-  { t }: Db,
-  windowId: number,
-  reason: string,
-): Promise<void> {
+async function markGap(db: Executor, { t }: Db, windowId: number, reason: string): Promise<void> {
   await db.execute(sql`
     update ${t.syncWindows} set state = 'gap', error = ${reason}, updated_at = clock_timestamp(),
       gap_since = coalesce(gap_since, clock_timestamp())

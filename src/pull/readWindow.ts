@@ -3,10 +3,10 @@ import { sql } from 'drizzle-orm';
 import { applyObservations } from '../apply/apply.ts';
 import { nominateMissing } from '../apply/deletions.ts';
 import { lookUp } from '../apply/lookUp.ts';
-import { describeError, Stopping, WindowUnproven } from '../errors.ts';
+import { Stopping, WindowUnproven } from '../errors.ts';
 import { rows, textArray, transaction, type Mirror } from '../mirror/database.ts';
 import { countWithin } from './countWithin.ts';
-import { advanceWindow, loadWindow, markGap, type Window } from './ledger.ts';
+import { advanceWindow, loadWindow, readOrLeaveGap, type Window } from './ledger.ts';
 import { advanceWatermark } from './watermark.ts';
 import { sourceNowMs } from './sourceClock.ts';
 import { readRange, type ProvenStep, type Range } from './readRange.ts';
@@ -41,9 +41,6 @@ export interface PullDeps {
 /** Most ids a load takes. */
 const LOAD_LIMIT = 100;
 
-/** Another reader moved the window's cursor: this one's step is rolled back. */
-class TakenOver extends Error {}
-
 /**
  * Reads a window from where its cursor stands to its end.
  * @throws the client's errors, WindowUnproven, Stopping; the window is then a gap, or open
@@ -55,16 +52,7 @@ export async function readWindow(
 ): Promise<'proven' | 'left'> {
   const window = await loadWindow(deps.mirror.db, deps.mirror, windowId);
   if (!window || window.state === 'proven') return 'left';
-  try {
-    await readSteps(deps, window, signal);
-    return 'proven';
-  } catch (error) {
-    if (error instanceof TakenOver) return 'left';
-    if (!(error instanceof Stopping)) {
-      await markGap(deps.mirror.db, deps.mirror, windowId, describeError(error));
-    }
-    throw error;
-  }
+  return readOrLeaveGap(deps.mirror, windowId, () => readSteps(deps, window, signal));
 }
 
 async function readSteps(deps: PullDeps, window: Window, signal: AbortSignal): Promise<void> {
@@ -159,7 +147,7 @@ async function commitStep(
 /**
  * Writes a step's rows and its progress in one transaction.
  * @param reviewed users with a tombstone whom a load by id has shown since; null before one has looked
- * @throws ShowsTombstones, TakenOver; nothing is written then
+ * @throws ShowsTombstones, and what `advanceWindow` throws; nothing is written then
  */
 function writeStep(
   deps: PullDeps,
@@ -187,14 +175,13 @@ function writeStep(
         includeTestUsers: deps.includeTestUsers,
       });
     }
-    const moved = await advanceWindow(tx, mirror, window, step.untilMs, {
+    await advanceWindow(tx, mirror, window, step.untilMs, {
       rowsRead: window.pull === 'sweep' ? countWithin(stretch) : step.observations.length,
       total: step.total,
       requests,
       created: written.created.length,
       updated: written.updated.length + restored.restored.length,
     });
-    if (!moved) throw new TakenOver();
     if (step.untilMs === null && provenToMs !== null) {
       const range = { fromMs: window.fromMs, toMs: provenToMs };
       await advanceWatermark(tx, mirror, 'modified', range);
