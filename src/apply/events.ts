@@ -5,7 +5,7 @@ import { applyObservations } from './apply.ts';
 import { deleteReported, type Breaker } from './deletions.ts';
 import { noteFates, tellFates, type Fates } from './fates.ts';
 import { judgeLooks, hintOf, type Judged, type Sight } from './hints.ts';
-import { lookUp, type Absence } from './lookUp.ts';
+import { LOAD_LIMIT, lookUp, type Absence } from './lookUp.ts';
 import { judgeNameless } from './nameless.ts';
 import { isWanted } from './wanted.ts';
 
@@ -64,9 +64,6 @@ export interface Applied {
   /** Events wait for what the next modified pull reads. */
   readonly pullSoon: boolean;
 }
-
-/** Most ids a load takes. */
-const LOAD_LIMIT = 100;
 
 /**
  * Applies those of these events that are pending and due.

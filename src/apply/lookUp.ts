@@ -19,10 +19,13 @@ export interface LookUp {
 /** What Descope itself says of a user it does not have. */
 const NOT_FOUND = 'not found (E112102)';
 
+/** Most ids a load takes. */
+export const LOAD_LIMIT = 100;
+
 type Loads = Pick<DescopeClient, 'loadUsers' | 'loadUser'>;
 
 /**
- * Loads up to 100 users by id and tells who is there and who is certainly not (guarantee G4).
+ * Loads up to `LOAD_LIMIT` users by id and tells who is there and who is certainly not (guarantee G4).
  *
  * Absence takes two kinds of evidence. `suspected` says whether a user already has the first (a
  * delete event, or missing from a proven window); for those, missing from a load is the second, and

@@ -3,7 +3,7 @@ import { sql } from 'drizzle-orm';
 import { pause } from '../abort.ts';
 import { applyObservations } from '../apply/apply.ts';
 import { changedFields } from '../apply/batch.ts';
-import { lookUp, type Absence } from '../apply/lookUp.ts';
+import { LOAD_LIMIT, lookUp, type Absence } from '../apply/lookUp.ts';
 import { isWanted } from '../apply/wanted.ts';
 import { asInstant, rows, textArray, transaction, type Mirror } from '../mirror/database.ts';
 import { finishRun } from './ledger.ts';
@@ -54,8 +54,6 @@ export interface Suspects {
   /** Those of them that a proven window did not show: only of them is missing from loads enough. */
   readonly beyond: ReadonlySet<string>;
 }
-
-const LOAD_LIMIT = 100;
 
 /**
  * Looks at each suspect once more and tells what still differs; with `repair` writes what the loads

@@ -2,7 +2,7 @@ import { sql } from 'drizzle-orm';
 
 import { applyObservations } from '../apply/apply.ts';
 import { nominateMissing } from '../apply/deletions.ts';
-import { lookUp } from '../apply/lookUp.ts';
+import { LOAD_LIMIT, lookUp } from '../apply/lookUp.ts';
 import { Stopping, WindowUnproven } from '../errors.ts';
 import { rows, textArray, transaction, type Mirror } from '../mirror/database.ts';
 import { countWithin } from './countWithin.ts';
@@ -37,9 +37,6 @@ export interface PullDeps {
   /** Told of each step as it is committed. */
   readonly onStep?: (step: { pull: Window['pull']; rows: number; summary: ApplySummary }) => void;
 }
-
-/** Most ids a load takes. */
-const LOAD_LIMIT = 100;
 
 /**
  * Reads a window from where its cursor stands to its end.
