@@ -59,9 +59,17 @@ async function startInProcess(): Promise<{ child: ChildProcess; url: string }> {
   return { child, url: chunk.toString().trim() };
 }
 
+async function lockFile(): Promise<string> {
+  return join(await embeddedBaseOf(folder), 'postgres/postmaster.pid');
+}
+
 async function postmasterPid(): Promise<number> {
-  const lock = join(await embeddedBaseOf(folder), 'postgres/postmaster.pid');
-  return Number.parseInt(await readFile(lock, 'utf8'), 10);
+  return Number.parseInt(await readFile(await lockFile(), 'utf8'), 10);
+}
+
+/** Not asked by its port, which another program may have got by now: Postgres removes its lock last. */
+async function expectStopped(): Promise<void> {
+  await expect(stat(await lockFile())).rejects.toThrow(/ENOENT/);
 }
 
 /** The host is Postgres' parent. */
@@ -103,7 +111,7 @@ describe('the embedded Postgres', () => {
 
     expect(await query(postgres.url, 'select name from kept')).toEqual([{ name: 'Zoë 🙂' }]);
     await Promise.all([postgres.stop(), postgres.stop()]);
-    await expect(query(postgres.url, 'select 1')).rejects.toThrow(/ECONNREFUSED/);
+    await expectStopped();
     await expect(stat(join(folder, 'door.json'))).rejects.toThrow(/ENOENT/);
   });
 
@@ -116,7 +124,7 @@ describe('the embedded Postgres', () => {
     await three.stop();
     expect(await query(two.url, 'select 1 as one')).toEqual([{ one: 1 }]);
     await two.stop();
-    await expect(query(two.url, 'select 1')).rejects.toThrow(/ECONNREFUSED/);
+    await expectStopped();
   });
 
   test('starts while the one before is stopping', async () => {
@@ -139,10 +147,10 @@ describe('the embedded Postgres', () => {
   });
 
   test('stops by itself when its only user was killed', async () => {
-    const { child, url } = await startInProcess();
+    const { child } = await startInProcess();
     child.kill('SIGKILL');
 
-    await eventually(() => expect(query(url, 'select 1')).rejects.toThrow(/ECONNREFUSED/));
+    await eventually(expectStopped);
     await eventually(() => expect(stat(join(folder, 'door.json'))).rejects.toThrow(/ENOENT/));
   });
 
@@ -182,10 +190,10 @@ describe('the embedded Postgres', () => {
   );
 
   test.runIf(process.platform === 'linux')('ends its host when asked by signal', async () => {
-    const { url } = await start();
+    await start();
     process.kill(await hostPid(), 'SIGTERM');
 
-    await eventually(() => expect(query(url, 'select 1')).rejects.toThrow(/ECONNREFUSED/));
+    await eventually(expectStopped);
     await eventually(() => expect(stat(join(folder, 'door.json'))).rejects.toThrow(/ENOENT/));
   });
 
