@@ -235,6 +235,8 @@ export function mirrorTables(schemaName: string) {
       rowsRead: bigint('rows_read', { mode: 'number' }).notNull().default(0),
       total: bigint('total', { mode: 'number' }),
       requests: integer('requests').notNull().default(0),
+      created: bigint('created', { mode: 'number' }).notNull().default(0),
+      updated: bigint('updated', { mode: 'number' }).notNull().default(0),
       /** How often it was opened again because the directory counted more users. */
       rereads: integer('rereads').notNull().default(0),
       updatedAt: instant('updated_at')
@@ -292,6 +294,14 @@ export function mirrorTables(schemaName: string) {
     /** Nothing leaves before this: the silence after a 429. */
     silentUntil: instant('silent_until'),
     granted: bigint('granted', { mode: 'number' }).notNull().default(0),
+    /** Grants of the last minute, by the half second, newest first. */
+    recent: integer('recent').array().notNull().default([]),
+    /** The half second of its newest, counted from the epoch. */
+    recentTo: bigint('recent_to', { mode: 'number' }).notNull().default(0),
+    /** Until then an event waits for a slot: no pull and no sweep gets one. */
+    eventWaitsUntil: instant('event_waits_until'),
+    /** Until then a pull waits for a slot: no sweep gets one. */
+    pullWaitsUntil: instant('pull_waits_until'),
     throttled: bigint('throttled', { mode: 'number' }).notNull().default(0),
   });
 
