@@ -5,7 +5,6 @@ import {
   decideAll,
   emptySummary,
   insertChanges,
-  note,
   tally,
   type ApplySummary,
   type Batch,
@@ -43,6 +42,16 @@ export async function applyObservations(
     await applyBatch(batch, all.slice(at, at + MOST_A_STATEMENT));
   }
   return summary;
+}
+
+/** Whether the mirror has these users just so, and applying them would write nothing. */
+export async function isUnchanged(
+  db: Executor,
+  t: MirrorTables,
+  observations: readonly Observation[],
+): Promise<boolean> {
+  const decided = decideAll(observations, await readStored(db, t, observations));
+  return decided.every(({ decision }) => decision === 'unchanged');
 }
 
 async function applyBatch(batch: Batch, observations: Observation[]): Promise<void> {
@@ -84,7 +93,10 @@ async function readStored(
   return new Map(found.map((row) => [row.userId, row]));
 }
 
-/** Inserts users and bare tombstones the mirror has no row of; returns those somebody else inserted first. */
+/**
+ * Inserts users, with their tenants and their news for the feed, and bare tombstones the mirror has no
+ * row of; returns those somebody else inserted first.
+ */
 async function insertNew(batch: Batch, decided: readonly Decided[]): Promise<Observation[]> {
   const fresh = decided.filter((d) => d.isNew).map((d) => d.observation);
   if (fresh.length === 0) return [];
@@ -99,20 +111,26 @@ async function insertNew(batch: Batch, decided: readonly Decided[]): Promise<Obs
     const done = await rows<{ userId: string }>(batch.tx, insertTombstones(batch, absent));
     for (const { userId } of done) inserted.add(userId);
   }
-  const created = present.filter((o) => inserted.has(o.userId));
-  await insertTenants(batch.tx, batch.t, created);
-  for (const o of created) note(batch, o, 'created', []);
+  batch.summary.created.push(...present.map((o) => o.userId).filter((id) => inserted.has(id)));
   // A tombstone of a user that was never seen is no news to a reader of the feed.
   return fresh.filter((o) => !inserted.has(o.userId));
 }
 
 function insertUsers({ t, witness }: Batch, present: readonly Present[]): SQL {
   return sql`
-    insert into ${t.users} (${userColumns}, observed_at, changed_at, witness)
-    select ${userColumns}, observed_at, clock_timestamp(), ${witness}
-    from jsonb_to_recordset(${toUserRecords(present)}::jsonb) as r(${userRecordType})
-    on conflict (user_id) do nothing
-    returning user_id as "userId"`;
+    with inserted as (
+      insert into ${t.users} (${userColumns}, observed_at, changed_at, witness)
+      select ${userColumns}, observed_at, clock_timestamp(), ${witness}
+      from jsonb_to_recordset(${toUserRecords(present)}::jsonb) as r(${userRecordType})
+      on conflict (user_id) do nothing
+      returning user_id, observed_at
+    ), tenants as (
+      ${insertTenants(t, present, sql`where user_id in (select user_id from inserted)`)}
+    ), news as (
+      insert into ${t.userChanges} (user_id, kind, changed, observed_at, witness)
+      select user_id, 'created', '{}', observed_at, ${witness} from inserted
+    )
+    select user_id as "userId" from inserted`;
 }
 
 function insertTombstones({ t, witness }: Batch, absent: readonly Observation[]): SQL {

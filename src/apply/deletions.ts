@@ -80,9 +80,11 @@ async function countRecent(tx: Executor, { t }: Db): Promise<number> {
   return Number(row?.recent ?? 0);
 }
 
-/** Suspects the live users of a proven stretch of a sweep that its answer did not hold. */
-export async function nominateMissing(
-  tx: Executor,
+/**
+ * Suspects the live users of a proven stretch of a sweep that its answer did not hold: a statement for
+ * `advanceWindow`, which completes it.
+ */
+export function nominateMissing(
   { t }: Db,
   stretch: {
     readonly runId: number;
@@ -92,19 +94,19 @@ export async function nominateMissing(
     readonly observedAt: string;
     readonly includeTestUsers: boolean;
   },
-): Promise<void> {
+): SQL {
   const until =
     stretch.untilMs === null
       ? sql`true`
       : sql`created_time < to_timestamp(${stretch.untilMs / 1000}::float8)`;
-  await tx.execute(sql`
+  return sql`
     insert into ${t.deletions} (user_id, state, witness, run_id)
     select user_id, 'suspected', 'sweep', ${stretch.runId}
     from ${t.users}
     where deleted_at is null and ${whereWanted(stretch)}
       and created_time >= to_timestamp(${stretch.fromMs / 1000}::float8) and ${until}
       and observed_at < ${stretch.observedAt}::timestamptz
-      and user_id not in (select unnest(${textArray(stretch.seen)}))`);
+      and user_id not in (select unnest(${textArray(stretch.seen)}))`;
 }
 
 /** What became of users that loads say are gone. */

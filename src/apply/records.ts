@@ -1,6 +1,5 @@
 import { sql, type SQL } from 'drizzle-orm';
 
-import type { Executor } from '../mirror/database.ts';
 import type { MirrorTables } from '../mirror/schema.ts';
 import type { Present } from '../observation.ts';
 
@@ -81,12 +80,12 @@ export function toUserRecords(observations: readonly Present[]): string {
   return `[${records.join(',')}]`;
 }
 
-/** Inserts the tenant memberships of users whose earlier ones are gone. */
-export async function insertTenants(
-  tx: Executor,
+/** Inserts the tenant memberships of users whose earlier ones are gone: of all, or of those that `where` names. */
+export function insertTenants(
   t: MirrorTables,
   observations: readonly Present[],
-): Promise<void> {
+  where = sql``,
+): SQL {
   const records = observations.flatMap(({ row }) =>
     row.tenants.map((tenant) => ({
       user_id: row.userId,
@@ -96,11 +95,11 @@ export async function insertTenants(
       permissions: tenant.permissions,
     })),
   );
-  if (records.length === 0) return;
-  await tx.execute(sql`
+  return sql`
     insert into ${t.userTenants} (user_id, tenant_id, tenant_name, role_names, permissions)
     select user_id, tenant_id, tenant_name, role_names, permissions
     from jsonb_to_recordset(${JSON.stringify(records)}::jsonb)
       as r(user_id text, tenant_id text, tenant_name text, role_names text[], permissions text[])
-    on conflict (user_id, tenant_id) do nothing`);
+    ${where}
+    on conflict (user_id, tenant_id) do nothing`;
 }

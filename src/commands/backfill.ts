@@ -10,6 +10,8 @@ import type { CommandContext, ExitCode } from './command.ts';
 
 /** Windows read side by side; the budget paces them all. */
 const SIDE_BY_SIDE = 4;
+/** How often the progress is looked up. */
+const SHOW_EVERY_MS = 200;
 
 /**
  * `rollcall backfill`: a sweep now, in the foreground. Joins the one under way and goes on from where
@@ -57,16 +59,16 @@ async function readAll(engine: Engine, runId: number): Promise<void> {
   }
 }
 
-/** At most one reading under way: a fast fill must not be slowed by being watched. */
+/** Now and then, one at a time: a fast fill must not be slowed by being watched. */
 function throttled(show: () => Promise<void>): () => void {
-  let busy = false;
+  let notBeforeMs = 0;
   return () => {
-    if (busy) return;
-    busy = true;
+    if (performance.now() < notBeforeMs) return;
+    notBeforeMs = Infinity;
     show()
       .catch(() => undefined)
       .finally(() => {
-        busy = false;
+        notBeforeMs = performance.now() + SHOW_EVERY_MS;
       });
   };
 }

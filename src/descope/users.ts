@@ -1,4 +1,4 @@
-import { createHash } from 'node:crypto';
+import { hash } from 'node:crypto';
 
 import { LosslessNumber } from 'lossless-json';
 
@@ -46,7 +46,7 @@ export function toUserRow(answer: unknown): UserRow | null {
     modifiedTime: toTime(field('modifiedTime')),
     tenants: toTenants(field('userTenants')),
     raw,
-    contentHash: createHash('sha256').update(raw).digest('hex').slice(0, HASH_LENGTH),
+    contentHash: hash('sha256', raw, 'hex').slice(0, HASH_LENGTH),
   };
 }
 

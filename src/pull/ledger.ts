@@ -1,4 +1,4 @@
-import { sql } from 'drizzle-orm';
+import { sql, type SQL } from 'drizzle-orm';
 
 import { describeError, Stopping } from '../errors.ts';
 import { rows, type Executor, type Mirror } from '../mirror/database.ts';
@@ -163,8 +163,11 @@ export interface Progress {
 class TakenOver extends Error {}
 
 /**
- * Moves a window's cursor from `window.cursorMs` to `untilMs` (null: to its end, which proves it).
- * @throws what \`readOrLeaveGap\` takes for \`left\`, where somebody else moved it meanwhile
+ * Moves a window's cursor from `window.cursorMs` to `untilMs` (null: to its end, which proves it), and
+ * counts in the window alone: its run's row would make the windows of a sweep wait for each other.
+ * @param proof what is written only where the cursor moves, in the same statement: an `insert … select`
+ *   whose `where` it goes on
+ * @throws what `readOrLeaveGap` takes for `left`, where somebody else moved it meanwhile
  */
 export async function advanceWindow(
   tx: Executor,
@@ -172,26 +175,26 @@ export async function advanceWindow(
   window: Window,
   untilMs: number | null,
   progress: Progress,
+  proof?: SQL,
 ): Promise<void> {
   const moved = await rows(
     tx,
     sql`
-      update ${t.syncWindows}
-      set cursor_time = ${instantOf(untilMs)},
-          state = ${untilMs === null ? 'proven' : 'open'},
-          proven_at = case when ${untilMs === null} then clock_timestamp() end,
-          rows_read = rows_read + ${progress.rowsRead}, requests = requests + ${progress.requests},
-          total = coalesce(total, ${progress.total}), updated_at = clock_timestamp(), error = null
-      where window_id = ${window.windowId} and state <> 'proven'
-        and cursor_time is not distinct from ${instantOf(window.cursorMs)}
-      returning 1`,
+      with moved as (
+        update ${t.syncWindows}
+        set cursor_time = ${instantOf(untilMs)},
+            state = ${untilMs === null ? 'proven' : 'open'},
+            proven_at = case when ${untilMs === null} then clock_timestamp() end,
+            rows_read = rows_read + ${progress.rowsRead}, requests = requests + ${progress.requests},
+            created = created + ${progress.created}, updated = updated + ${progress.updated},
+            total = coalesce(total, ${progress.total}), updated_at = clock_timestamp(), error = null
+        where window_id = ${window.windowId} and state <> 'proven'
+          and cursor_time is not distinct from ${instantOf(window.cursorMs)}
+        returning 1
+      )${proof === undefined ? sql`` : sql`, proven as (${proof} and exists (select from moved))`}
+      select 1 from moved`,
   );
   if (moved.length === 0) throw new TakenOver();
-  await tx.execute(sql`
-    update ${t.syncRuns}
-    set rows_read = rows_read + ${progress.rowsRead}, requests = requests + ${progress.requests},
-        created = created + ${progress.created}, updated = updated + ${progress.updated}
-    where run_id = ${window.runId}`);
 }
 
 /**

@@ -1,4 +1,4 @@
-import { sql } from 'drizzle-orm';
+import { sql, type SQL } from 'drizzle-orm';
 
 import { asInstant, rows, type Mirror } from '../mirror/database.ts';
 
@@ -20,6 +20,16 @@ export interface RunView {
   readonly reason: string | null;
 }
 
+/** What the windows of run `r` have counted. */
+export function countsOfRun({ t }: Pick<Mirror, 't'>): SQL {
+  return sql`lateral (
+    select coalesce(sum(rows_read), 0)::int as rows_read, coalesce(sum(requests), 0)::int as requests,
+           coalesce(sum(created), 0)::int as created, coalesce(sum(updated), 0)::int as updated,
+           count(*) filter (where state <> 'proven')::int as open,
+           count(*) filter (where state = 'proven')::int as proven
+    from ${t.syncWindows} w where w.run_id = r.run_id) as counts`;
+}
+
 /** @throws where the ledger has no such run */
 export async function readRun(
   { db, t }: Pick<Mirror, 'db' | 't'>,
@@ -27,11 +37,11 @@ export async function readRun(
 ): Promise<RunView> {
   const [row] = await rows<RunView>(
     db,
-    sql`select run_id::float8 as "runId", outcome, rows_read::int as users, total::int as total, requests,
-               created::int, updated::int, deleted::int, error as reason,
+    sql`select run_id::float8 as "runId", outcome, counts.rows_read as users, total::int as total,
+               counts.requests, counts.created, counts.updated, deleted::int, error as reason,
                (select count(*)::int from ${t.deletions} d
                 where d.run_id = r.run_id and d.state = 'held') as held
-        from ${t.syncRuns} r where run_id = ${runId}`,
+        from ${t.syncRuns} r, ${countsOfRun({ t })} where run_id = ${runId}`,
   );
   if (!row) throw new Error(`sweep ${runId} is not in the ledger`);
   return row;

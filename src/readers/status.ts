@@ -2,6 +2,7 @@ import { sql } from 'drizzle-orm';
 
 import { rows, type Mirror } from '../mirror/database.ts';
 import { describeAge } from './age.ts';
+import { countsOfRun } from './runs.ts';
 
 import type {
   BudgetView,
@@ -188,12 +189,10 @@ async function readSweep({ db, t }: Db): Promise<SweepView | null> {
   const [row] = await rows<SweepView>(
     db,
     sql`select r.run_id::float8 as "runId", r.started_at as "startedAt", r.total::int as total,
-               r.rows_read::int as "rowsRead", r.requests,
-               count(w.*) filter (where w.state <> 'proven')::int as "windowsOpen",
-               count(w.*) filter (where w.state = 'proven')::int as "windowsProven"
-        from ${t.syncRuns} r left join ${t.syncWindows} w using (run_id)
-        where r.pull = 'sweep' and r.outcome is null
-        group by r.run_id order by r.run_id limit 1`,
+               counts.rows_read as "rowsRead", counts.requests,
+               counts.open as "windowsOpen", counts.proven as "windowsProven"
+        from ${t.syncRuns} r, ${countsOfRun({ t })}
+        where r.pull = 'sweep' and r.outcome is null order by r.run_id limit 1`,
   );
   return row ?? null;
 }
@@ -202,8 +201,9 @@ async function readLastSweep({ db, t }: Db): Promise<LastSweepView | null> {
   const [row] = await rows<LastSweepView>(
     db,
     sql`select run_id::float8 as "runId", finished_at as "finishedAt", outcome,
-               rows_read::int as "rowsRead", requests
-        from ${t.syncRuns} where pull = 'sweep' and outcome is not null
+               counts.rows_read as "rowsRead", counts.requests
+        from ${t.syncRuns} r, ${countsOfRun({ t })}
+        where pull = 'sweep' and outcome is not null
         order by finished_at desc limit 1`,
   );
   return row ?? null;
