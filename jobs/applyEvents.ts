@@ -4,7 +4,7 @@ import { defineJob, KEEP } from './define.ts';
 
 import type { Applier } from '../src/apply/applier.ts';
 
-/** Looks at the users that inbox events name. One job a delivery; the applier shares loads across jobs. */
+/** Looks at the users that inbox events name. The applier shares loads across jobs. */
 export const applyEvents = defineJob({
   name: 'applyEvents',
   queue: 'events',

@@ -2,34 +2,42 @@ import { applyEvents } from './applyEvents.ts';
 
 import type { Queues } from './queues.ts';
 
+/** As many as one load looks up. */
 const EVENTS_A_JOB = 100;
 
 /**
- * Hands new inbox events to the queue, one job a delivery. One round trip at a time: deliveries that
- * arrive meanwhile share the next one.
+ * Hands new inbox events to the queue. One round trip at a time: events of deliveries that arrive
+ * meanwhile share the next one, and its jobs, so that a burst costs few of both. A delivery that comes
+ * alone is a job of its own, at once.
  */
 export function createEventQueue(
   queues: Pick<Queues, 'enqueueAll'>,
 ): (eventIds: readonly string[]) => Promise<void> {
-  let waiting: { eventIds: string[] }[] = [];
+  let waiting: string[] = [];
   let current: Promise<void> = Promise.resolve();
   let next: Promise<void> | undefined;
 
   async function send(): Promise<void> {
     // However the one before ended: its failure was told to those who waited for it.
     await current.catch(() => undefined);
-    const payloads = waiting;
+    const eventIds = waiting;
     waiting = [];
-    current = queues.enqueueAll(applyEvents, payloads);
+    current = queues.enqueueAll(applyEvents, toJobs(eventIds));
     next = undefined;
     await current;
   }
 
   return (eventIds) => {
-    for (let at = 0; at < eventIds.length; at += EVENTS_A_JOB) {
-      waiting.push({ eventIds: eventIds.slice(at, at + EVENTS_A_JOB) });
-    }
+    for (const eventId of eventIds) waiting.push(eventId);
     next ??= send();
     return next;
   };
+}
+
+function toJobs(eventIds: readonly string[]): { eventIds: string[] }[] {
+  const jobs: { eventIds: string[] }[] = [];
+  for (let at = 0; at < eventIds.length; at += EVENTS_A_JOB) {
+    jobs.push({ eventIds: eventIds.slice(at, at + EVENTS_A_JOB) });
+  }
+  return jobs;
 }
