@@ -1,8 +1,8 @@
 import { expect, test } from 'vitest';
 
-import { createEventQueue } from '../jobs/eventQueue.ts';
+import { createEventQueue } from '../../jobs/eventQueue.ts';
 
-import type { Queues } from '../jobs/queues.ts';
+import type { Queues } from '../../jobs/queues.ts';
 
 type EnqueueAll = Queues['enqueueAll'];
 
