@@ -44,6 +44,8 @@ export function startPublicServer(options: PublicServerOptions): Promise<Running
   const app = express();
   app.disable('x-powered-by');
   app.disable('etag');
+  // Before the headers that are for browsers: a tenth of what a delivery costs.
+  if (router) app.use(router);
   app.use(helmet());
   app.get('/livez', (_request, response) => {
     response.json({ live: true });
@@ -55,7 +57,6 @@ export function startPublicServer(options: PublicServerOptions): Promise<Running
       .set('Cache-Control', 'no-store')
       .json(failing.length === 0 ? { ready } : { ready, failing });
   });
-  if (router) app.use(router);
   endWithJsonErrors(app, onError);
   return startListening(app, listen);
 }

@@ -1,4 +1,4 @@
-import { createHash } from 'node:crypto';
+import { hash } from 'node:crypto';
 
 import { isRecord, toCanonicalJson } from '../json.ts';
 import { findOccurredMs, findText, sortedUnique, toFields, toIds, type Fields } from './fields.ts';
@@ -121,10 +121,8 @@ function findTenantIds(fields: Fields): string[] {
  * in for it, so that a delivery made twice is still recognised.
  */
 function toEventId(action: string, moment: number | string, subject: readonly string[]): string {
-  return createHash('sha256')
-    .update(JSON.stringify([action.toLowerCase(), moment, subject]))
-    .digest('hex')
-    .slice(0, 32);
+  const content = JSON.stringify([action.toLowerCase(), moment, subject]);
+  return hash('sha256', content, 'hex').slice(0, 32);
 }
 
 /**
