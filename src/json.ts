@@ -111,8 +111,28 @@ function writeArray(members: readonly unknown[], depth: number): string {
 
 function writeRecord(fields: Readonly<Record<string, unknown>>, depth: number): string {
   let text = '';
-  for (const key of Object.keys(fields).sort()) {
-    text += `${text === '' ? '' : ','}${quote(key)}:${toCanonicalJson(fields[key], depth)}`;
+  for (const { key, before } of toOrder(Object.keys(fields))) {
+    text += `${text === '' ? '' : ','}${before}${toCanonicalJson(fields[key], depth)}`;
   }
   return `{${text}}`;
+}
+
+/** A key, and the text in front of its value. */
+interface Place {
+  readonly key: string;
+  readonly before: string;
+}
+
+/** Keys as they came, and in order; the latest of each number of keys. */
+const orders = new Map<number, { readonly keys: readonly string[]; readonly order: Place[] }>();
+/** Objects of more keys are rare, and would be kept for ever. */
+const MOST_KEYS_KEPT = 100;
+
+/** The keys in order. Neighbours in a list mostly have the same keys, and sorting costs half of the writing. */
+function toOrder(keys: readonly string[]): readonly Place[] {
+  const known = orders.get(keys.length);
+  if (known && keys.every((key, at) => key === known.keys[at])) return known.order;
+  const order = [...keys].sort().map((key) => ({ key, before: `${quote(key)}:` }));
+  if (keys.length <= MOST_KEYS_KEPT) orders.set(keys.length, { keys, order });
+  return order;
 }
