@@ -1,12 +1,15 @@
 import { Stopping } from '../errors.ts';
 import { orStop, pause } from '../abort.ts';
-import { createSchedule, type ScheduleOptions } from './schedule.ts';
+import { createSchedule, type ScheduleOptions, type Slots } from './schedule.ts';
 
 import type { Instant } from '../observation.ts';
 import type { Priority } from './types.ts';
 
-/** Waits are cut to this, so that a budget raised or a silence lifted by hand is noticed. */
-const LONGEST_SLEEP_MS = 5_000;
+/**
+ * Waits are cut to this: the mark of who waits must not fade, and a budget raised or a silence lifted by
+ * hand is noticed.
+ */
+const LONGEST_SLEEP_MS = 1_000;
 /** A silence that Postgres could not be told of is told again this often. */
 const TELL_AGAIN_MS = 1_000;
 
@@ -28,21 +31,22 @@ export interface Budget {
 export function createBudget(options: Omit<ScheduleOptions, 'clock'>): Budget {
   const schedule = createSchedule(options);
   const silence = createSilence((ms, throttles) => schedule.silence(ms, throttles));
-  const lanes = { event: createLane(), pull: createLane(), sweep: createLane() };
-  return {
-    take: (priority, signal) =>
-      lanes[priority](signal, async () => {
-        for (;;) {
-          const silentMs = await silence.untold();
-          if (silentMs === 0) {
-            const { waitMs, now } = await schedule.ask(priority);
-            if (waitMs === 0) return now;
-            await pause(Math.min(waitMs, LONGEST_SLEEP_MS), signal);
-          } else {
-            await pause(Math.min(silentMs, TELL_AGAIN_MS), signal);
-          }
+  const laneOf = (priority: Priority) =>
+    createLane(async (wanted, signal) => {
+      for (;;) {
+        const silentMs = await silence.untold();
+        if (silentMs === 0) {
+          const slots = await schedule.ask(priority, wanted());
+          if (slots.granted > 0) return slots;
+          await pause(Math.min(slots.waitMs, LONGEST_SLEEP_MS), signal);
+        } else {
+          await pause(Math.min(silentMs, TELL_AGAIN_MS), signal);
         }
-      }),
+      }
+    });
+  const lanes = { event: laneOf('event'), pull: laneOf('pull'), sweep: laneOf('sweep') };
+  return {
+    take: (priority, signal) => lanes[priority](signal),
     silence: silence.begin,
   };
 }
@@ -97,15 +101,35 @@ function createSilence(tell: (ms: number, throttles: number) => Promise<void>): 
   };
 }
 
-type Lane = <T>(signal: AbortSignal, work: () => Promise<T>) => Promise<T>;
+type Lane = (signal: AbortSignal) => Promise<Instant>;
 
-/** One waiter of a kind asks the database; the others stand behind it, and may leave. */
-function createLane(): Lane {
+/** The first in line of a kind asks the database for all of them; who stands behind it may leave. */
+function createLane(ask: (wanted: () => number, signal: AbortSignal) => Promise<Slots>): Lane {
+  const behind: AbortSignal[] = [];
+  const wanted = () => 1 + behind.filter((signal) => !signal.aborted).length;
   let last: Promise<unknown> = Promise.resolve();
-  return (signal, work) => {
-    const turn = last.then(() => {
-      if (signal.aborted) throw new Stopping();
-      return work();
+  let taken: { left: number; now: Instant } | undefined;
+
+  async function serve(signal: AbortSignal): Promise<Instant> {
+    if (!taken && !signal.aborted) {
+      const { granted, now } = await ask(wanted, signal);
+      taken = { left: granted, now };
+    }
+    if (!taken || signal.aborted) throw new Stopping();
+    taken.left--;
+    return taken.now;
+  }
+
+  return (signal) => {
+    behind.push(signal);
+    const turn = last.then(async () => {
+      behind.shift();
+      try {
+        return await serve(signal);
+      } finally {
+        // A slot is for now: what nobody in line wants any more is not kept for who comes later.
+        if (taken?.left === 0 || behind.length === 0) taken = undefined;
+      }
     });
     last = turn.catch(() => undefined);
     return orStop(turn, signal);
