@@ -13,7 +13,7 @@ import { createPatientClient } from './pull/patient.ts';
 import type { Queues } from '../jobs/queues.ts';
 import type { Applied } from './apply/events.ts';
 import type { Config } from './config.ts';
-import type { DescopeClient } from './descope/types.ts';
+import type { DescopeClient, Priority } from './descope/types.ts';
 import type { Logger } from './log.ts';
 import type { Mirror } from './mirror/database.ts';
 import type { AuditDeps } from './pull/audit.ts';
@@ -127,7 +127,12 @@ export function createEngine(options: EngineOptions): Engine {
 
 /** The SDK within the budget, patient, every attempt counted. */
 function createClient(config: Config, mirror: Mirror, metrics: Metrics): DescopeClient {
-  const budget = (name: string, perMinute: number) => createBudget({ mirror, name, perMinute });
+  const budget = (name: string, perMinute: number) => {
+    const onTake = (priority: Priority, waitedMs: number) => {
+      metrics.budgetWaitSeconds.observe({ budget: name, priority }, waitedMs / 1000);
+    };
+    return createBudget({ mirror, name, perMinute, onTake });
+  };
   const client = createDescopeClient({
     projectId: config.DESCOPE_PROJECT_ID,
     managementKey: config.DESCOPE_MANAGEMENT_KEY,

@@ -12,6 +12,13 @@ export function createMetrics() {
       labelNames: ['resource', 'status'] as const,
       registers,
     }),
+    budgetWaitSeconds: new Histogram({
+      name: 'rollcall_budget_wait_seconds',
+      help: 'How long requests of this process waited for their slot of a budget, in seconds',
+      labelNames: ['budget', 'priority'] as const,
+      buckets: [0.01, 0.1, 0.5, 1, 2.5, 5, 15, 60, 300],
+      registers,
+    }),
     deliveries: new Counter({
       name: 'rollcall_webhook_deliveries_total',
       help: 'Webhook deliveries answered, by HTTP status',

@@ -87,4 +87,13 @@ describe('/metrics', () => {
     world.proxy.restore();
     expect((await metrics()).text).toMatch(/^rollcall_events_pending 1$/m);
   });
+
+  it('shows how long requests waited for the budget', async () => {
+    const world = await begin({ role: 'all', simulator: { users: 5 } });
+    await world.untilEqual();
+    const text = await (await fetch(`http://127.0.0.1:${world.service.adminPort}/metrics`)).text();
+    expect(text).toMatch(
+      /^rollcall_budget_wait_seconds_count\{budget="api",priority="sweep"\} [1-9]/m,
+    );
+  });
 });

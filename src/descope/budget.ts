@@ -27,8 +27,13 @@ export interface Budget {
   silence(ms: number): Promise<void>;
 }
 
+export interface BudgetOptions extends Omit<ScheduleOptions, 'clock'> {
+  /** Told of every slot taken, and how long it was waited for. */
+  readonly onTake?: (priority: Priority, waitedMs: number) => void;
+}
+
 /** Requests per minute that all our processes together may send. Writes nothing before the first take. */
-export function createBudget(options: Omit<ScheduleOptions, 'clock'>): Budget {
+export function createBudget({ onTake, ...options }: BudgetOptions): Budget {
   const schedule = createSchedule(options);
   const silence = createSilence((ms, throttles) => schedule.silence(ms, throttles));
   const laneOf = (priority: Priority) =>
@@ -46,7 +51,12 @@ export function createBudget(options: Omit<ScheduleOptions, 'clock'>): Budget {
     });
   const lanes = { event: laneOf('event'), pull: laneOf('pull'), sweep: laneOf('sweep') };
   return {
-    take: (priority, signal) => lanes[priority](signal),
+    async take(priority, signal) {
+      const startMs = performance.now();
+      const grantedAt = await lanes[priority](signal);
+      onTake?.(priority, performance.now() - startMs);
+      return grantedAt;
+    },
     silence: silence.begin,
   };
 }

@@ -9,6 +9,8 @@ import { createTestDatabase, type TestDatabase } from '../support/database.ts';
 import { startProxy } from '../support/proxy.ts';
 import { useUp } from './driven.ts';
 
+import type { Priority } from '../../src/descope/types.ts';
+
 let database: TestDatabase;
 /** A second pool: what another process has. */
 let other: Mirror;
@@ -117,7 +119,8 @@ describe('the budget', () => {
     return row?.granted;
   };
 
-  it('asks once for all who wait', async () => {
+  it('asks once for all who wait, and tells how long they did', async () => {
+    const waited: [Priority, number][] = [];
     const asked: unknown[] = [];
     const db = new Proxy(database.mirror.db, {
       get(target, key) {
@@ -125,12 +128,17 @@ describe('the budget', () => {
         return Reflect.get(target, key, target) as unknown;
       },
     });
-    const settings = { name: 'many', perMinute: 6_000 };
+    const onTake = (priority: Priority, ms: number) => waited.push([priority, ms]);
+    const settings = { name: 'many', perMinute: 6_000, onTake };
     const budget = createBudget({ mirror: { ...database.mirror, db }, ...settings });
     await Promise.all(Array.from({ length: 50 }, () => budget.take('pull', forever)));
     // The row is asked for, made, and asked for again; the first stood in line alone.
     expect(asked.length).toBeLessThanOrEqual(4);
     expect(await grantedOf('many')).toBe(50);
+    expect(waited).toHaveLength(50);
+    expect(waited.every(([priority, ms]) => priority === 'pull' && ms >= 0 && ms < 60_000)).toBe(
+      true,
+    );
   });
 
   it('G6: keeps no slot for later that was taken for one who left', async () => {
