@@ -76,8 +76,13 @@ type Ask = readonly [input: Parameters<Fetch>[0], init: RequestInit, context: Co
 type Attempt = (...ask: Ask) => Promise<Answer>;
 type Send = (...ask: Ask) => Promise<Response & { readonly read: string }>;
 
+/**
+ * Which call of ours the SDK is asking for. One for all clients: once used, every promise that the process
+ * makes carries an entry for it, and would for each client that there ever was.
+ */
+const contexts = new AsyncLocalStorage<Context>();
+
 export function createTransport(deps: TransportDeps): Transport {
-  const contexts = new AsyncLocalStorage<Context>();
   const clock = createClockComparison();
   // From the outside in: a slot of the budget, the count, the deadline.
   const attempt = withBudget(

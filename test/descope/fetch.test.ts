@@ -1,0 +1,50 @@
+import { AsyncResource } from 'node:async_hooks';
+import { afterEach, beforeEach, expect, it } from 'vitest';
+
+import { createTransport } from '../../src/descope/fetch.ts';
+import { startScriptedServer, type ScriptedServer } from './server.ts';
+
+import type { Instant } from '../../src/observation.ts';
+import type { Budget } from '../../src/descope/budget.ts';
+
+let server: ScriptedServer;
+beforeEach(async () => {
+  server = await startScriptedServer();
+});
+afterEach(() => server.stop());
+
+const budget: Budget = {
+  take: () => Promise.resolve('2026-01-01T00:00:00.000000Z' as Instant),
+  silence: () => Promise.resolve(),
+};
+
+/** What a client of its own is answered at this path. */
+async function askAt(path: string): Promise<string> {
+  const transport = createTransport({
+    requestTimeoutMs: 5_000,
+    onRequest: () => undefined,
+    ownBudget: budget,
+  });
+  const call = { priority: 'event', signal: new AbortController().signal } as const;
+  const send = () => transport.fetch(`${server.url}${path}`);
+  const { text } = await transport.ask('user load', budget, call, send);
+  return text;
+}
+
+/** How many things every promise, timer and socket of this process is given to carry when it is made. */
+function burden(): number {
+  return Object.getOwnPropertySymbols(new AsyncResource('anything')).length;
+}
+
+it('leaves nothing behind that all later work of the process would carry', async () => {
+  await askAt('/first');
+  const afterOne = burden();
+  for (const path of ['/second', '/third', '/fourth']) await askAt(path);
+  expect(burden()).toBe(afterOne);
+});
+
+it('keeps the calls of several clients apart', async () => {
+  server.answer(({ path }) => ({ body: path }));
+  const paths = ['/first', '/second', '/third'];
+  expect(await Promise.all(paths.map(askAt))).toEqual(paths);
+});
