@@ -1,4 +1,5 @@
-// Runs test/convergence.test.ts over as many histories as asked for: --seeds 500, --seed 7 for one again.
+// Runs test/convergence.test.ts over as many histories as asked for: --seeds 500, --seed 7 for one again;
+// --workers 3 lets three processes do the work of each.
 import { spawnSync } from 'node:child_process';
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
@@ -12,6 +13,8 @@ const { values } = parseArgs({
     seed: { type: 'string' },
     /** How many side by side. */
     lanes: { type: 'string' },
+    /** How many processes do the work in every history; as many as its seed draws where not given. */
+    workers: { type: 'string' },
     /** Go on after a failure, and do not shrink. */
     all: { type: 'boolean', default: false },
   },
@@ -27,6 +30,7 @@ const { status } = spawnSync(process.execPath, [vitest, 'run', 'test/convergence
     ...(values.seed === undefined ? {} : { CONVERGENCE_FROM: values.seed }),
     CONVERGENCE_SEEDS: values.seeds ?? (values.seed === undefined ? '25' : '1'),
     ...(values.lanes === undefined ? {} : { CONVERGENCE_LANES: values.lanes }),
+    ...(values.workers === undefined ? {} : { CONVERGENCE_WORKERS: values.workers }),
     ...(values.all ? { CONVERGENCE_ALL: '1' } : {}),
     CONVERGENCE_VERBOSE: '1',
   },

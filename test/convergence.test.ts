@@ -5,10 +5,13 @@ import { history, isOperation, type History } from './support/convergenceHistory
 import { liveThrough } from './support/convergenceRun.ts';
 import { testRedisUrl } from './support/redis.ts';
 
+import type { Role } from '../src/service.ts';
+
 /*
- * Guarantees G1 to G7 over random histories: the built service in a process of its own, a Postgres,
+ * Guarantees G1 to G7 over random histories: the built service in one to four processes, a Postgres,
  * a Redis and a network that fail, a Descope that plays every unknown of its API.
- * `npm run test:convergence -- --seeds 500` lives through more of them, `-- --seed 7` through one again.
+ * `npm run test:convergence -- --seeds 500` lives through more of them, `-- --seed 7` through one again;
+ * `--workers 3` is for all of them, whatever their seeds draw.
  */
 
 const setting = (name: string, fallback: number) => Number(process.env[name] ?? fallback);
@@ -18,6 +21,9 @@ const seeds = Array.from({ length: setting('CONVERGENCE_SEEDS', 25) }, (_, at) =
 const lanes = setting('CONVERGENCE_LANES', 4);
 /** Goes on after a failure, and shrinks none. */
 const isSurvey = process.env['CONVERGENCE_ALL'] !== undefined;
+/** How many processes do the work in every history; 0: as many as it draws. */
+const workers = setting('CONVERGENCE_WORKERS', 0);
+const flags = workers === 0 ? '' : ` --workers ${workers}`;
 /** Tells of each history as it ends. */
 const isVerbose = process.env['CONVERGENCE_VERBOSE'] !== undefined;
 
@@ -50,7 +56,7 @@ it(
 async function tryOut(seed: number): Promise<string | null> {
   const startedAtMs = Date.now();
   const { failed, counterexample, errorInstance, numShrinks, interrupted } = await fc.check(
-    fc.asyncProperty(history, (drawn) => liveThrough(withoutMissing(drawn), seed)),
+    fc.asyncProperty(history.map(asAsked), (drawn) => liveThrough(drawn, seed)),
     {
       seed,
       numRuns: 1,
@@ -65,7 +71,7 @@ async function tryOut(seed: number): Promise<string | null> {
   const reason = errorInstance instanceof Error ? errorInstance.message : String(errorInstance);
   const failure = [
     `seed ${seed} fails: ${interrupted && !smallest ? 'its history does not end' : reason}`,
-    `run it again: npm run test:convergence -- --seed ${seed}`,
+    `run it again: npm run test:convergence -- --seed ${seed}${flags}`,
     `the history, after ${numShrinks} steps of shrinking:`,
     smallest === undefined ? '' : toText(smallest),
   ].join('\n');
@@ -74,11 +80,23 @@ async function tryOut(seed: number): Promise<string | null> {
   return failure;
 }
 
-/** Where no Redis is installed, the queue is in Postgres. */
-function withoutMissing(drawn: History): History {
-  return testRedisUrl() === null
-    ? { ...drawn, settings: { ...drawn.settings, queue: 'postgres' } }
-    : drawn;
+/** With what the flags want; where no Redis is installed, the queue is in Postgres. */
+function asAsked(drawn: History): History {
+  const { roles, queue } = drawn.settings;
+  return {
+    ...drawn,
+    settings: {
+      ...drawn.settings,
+      queue: testRedisUrl() === null ? 'postgres' : queue,
+      roles: workers === 0 ? roles : withWorkers(roles, workers),
+    },
+  };
+}
+
+/** Deliveries are taken as before; so many processes do the work. */
+function withWorkers([first = 'all']: readonly Role[], count: number): readonly Role[] {
+  const more = first === 'all' ? count - 1 : count;
+  return [first, ...Array.from({ length: more }, () => 'worker' as const)];
 }
 
 function toText({ steps, ...circumstances }: History): string {

@@ -3,6 +3,8 @@ import * as fc from 'fast-check';
 import { ENVELOPES } from '../../src/simulator/envelopes.ts';
 import { FAULT_KINDS, type FaultKind } from '../../src/simulator/faults.ts';
 
+import type { Role } from '../../src/service.ts';
+
 /*
  * One random history: how this Descope behaves, how badly its webhooks arrive, what happens in the
  * directory and what breaks meanwhile. Users are chosen by a number, so that a shrunk history means
@@ -55,8 +57,14 @@ const delivery = fc.record({
 
 const settings = fc.record({
   queue: pick('redis', 'postgres'),
-  /** Beside the process that takes webhooks; answers cross between processes, too. */
-  moreWorkers: pick(0, 1),
+  /** What each process of the service does; answers cross between processes, too. */
+  roles: pick<readonly Role[]>(
+    ['all'],
+    ['all'],
+    ['all', 'worker'],
+    ['all', 'worker', 'worker'],
+    ['web', 'worker', 'worker', 'worker'],
+  ),
   pageSize: fc.integer({ min: 5, max: 50 }),
   overlapSeconds: pick(6, 20),
   /** Requests a minute. */

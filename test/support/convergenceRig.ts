@@ -13,7 +13,7 @@ import { createScene, HMAC_SECRET, type Scene } from './world.ts';
 
 import type { History } from './convergenceHistory.ts';
 
-/** The built service in a process of its own, and all that can break around it. */
+/** The built service in processes of its own, and all that can break around it. */
 export interface Rig {
   readonly scene: Scene;
   readonly forwarder: Forwarder;
@@ -35,8 +35,8 @@ export interface Rig {
 }
 
 export async function startRig(history: History, seed: number): Promise<Rig> {
-  const redis = history.settings.queue === 'redis' ? await startRedisServer() : null;
-  const { users, sameInstant, budget } = history.settings;
+  const { queue, roles, users, sameInstant, budget } = history.settings;
+  const redis = queue === 'redis' ? await startRedisServer() : null;
   const scene = await createScene({
     simulator: { users, sameInstant, seed, behaviour: history.behaviour },
     redisUrl: redis?.url ?? null,
@@ -54,21 +54,18 @@ export async function startRig(history: History, seed: number): Promise<Rig> {
   const notes = await createNotes(scene);
   const parts: Parts = {
     ...{ scene, descope, forwarder, redis, env, notes },
-    processes: [
-      createSupervisor(env, [], (port) => {
-        forwarder.port = port;
+    processes: roles.map((role) =>
+      createSupervisor(env, ['--role', role], (port) => {
+        if (role !== 'worker') forwarder.port = port;
       }),
-      ...Array.from({ length: history.settings.moreWorkers }, () =>
-        createSupervisor(env, ['--role', 'worker']),
-      ),
-    ],
+    ),
   };
   const troubles = createTroubles(parts);
-  // In turn: the first brings the schema up to date.
   for (const one of parts.processes) {
     one.excuse((fromMs, toMs) => troubles.hit(['cutPostgres'], fromMs, toMs));
-    await one.start();
   }
+  // All at once, as a deployment does: one of them brings the schema up to date.
+  await Promise.all(parts.processes.map((one) => one.start()));
   aim(scene, forwarder, history);
   return createRig(parts, troubles);
 }

@@ -19,7 +19,7 @@ export interface Breakable {
   readonly descope: Proxy;
   readonly forwarder: Forwarder;
   redis: RedisServer | null;
-  /** Every process of the service; the first takes webhooks. */
+  /** Every process of the service: any of them may be killed. */
   readonly processes: readonly Pick<Supervisor, 'start' | 'kill'>[];
 }
 
