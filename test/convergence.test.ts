@@ -9,9 +9,9 @@ import type { Role } from '../src/service.ts';
 
 /*
  * Guarantees G1 to G7 over random histories: the built service in one to four processes, a Postgres,
- * a Redis and a network that fail, a Descope that plays every unknown of its API.
+ * a Redis or Redis Cluster and a network that fail, a Descope that plays every unknown of its API.
  * `npm run test:convergence -- --seeds 500` lives through more of them, `-- --seed 7` through one again;
- * `--workers 3` is for all of them, whatever their seeds draw.
+ * `--workers 3` and `--cluster` are for all of them, whatever their seeds draw.
  */
 
 const setting = (name: string, fallback: number) => Number(process.env[name] ?? fallback);
@@ -23,7 +23,9 @@ const lanes = setting('CONVERGENCE_LANES', 4);
 const isSurvey = process.env['CONVERGENCE_ALL'] !== undefined;
 /** How many processes do the work in every history; 0: as many as it draws. */
 const workers = setting('CONVERGENCE_WORKERS', 0);
-const flags = workers === 0 ? '' : ` --workers ${workers}`;
+/** Whether the queue of every history is on a cluster. */
+const isClustered = process.env['CONVERGENCE_CLUSTER'] !== undefined;
+const flags = `${workers === 0 ? '' : ` --workers ${workers}`}${isClustered ? ' --cluster' : ''}`;
 /** Tells of each history as it ends. */
 const isVerbose = process.env['CONVERGENCE_VERBOSE'] !== undefined;
 
@@ -34,6 +36,7 @@ const SHRINK_MS = setting('CONVERGENCE_SHRINK_MS', 120_000);
 it(
   'the mirror converges, and never lies on the way, whatever happens',
   async () => {
+    if (isClustered && testRedisUrl() === null) throw new Error('a cluster needs redis-server');
     const failures: string[] = [];
     const left = [...seeds];
     const lane = async (): Promise<void> => {
@@ -83,11 +86,12 @@ async function tryOut(seed: number): Promise<string | null> {
 /** With what the flags want; where no Redis is installed, the queue is in Postgres. */
 function asAsked(drawn: History): History {
   const { roles, queue } = drawn.settings;
+  const wanted = isClustered ? 'cluster' : queue;
   return {
     ...drawn,
     settings: {
       ...drawn.settings,
-      queue: testRedisUrl() === null ? 'postgres' : queue,
+      queue: testRedisUrl() === null ? 'postgres' : wanted,
       roles: workers === 0 ? roles : withWorkers(roles, workers),
     },
   };

@@ -56,7 +56,7 @@ const delivery = fc.record({
 });
 
 const settings = fc.record({
-  queue: pick('redis', 'postgres'),
+  queue: pick('redis', 'redis', 'postgres', 'postgres', 'cluster'),
   /** What each process of the service does; answers cross between processes, too. */
   roles: pick<readonly Role[]>(
     ['all'],

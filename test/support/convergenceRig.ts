@@ -5,9 +5,9 @@ import { parseConfig, type Config } from '../../src/config.ts';
 import { runCommand } from '../commands/context.ts';
 import { startForwarder, type Forwarder } from './convergenceForwarder.ts';
 import { createNotes, type Notes } from './convergenceNotes.ts';
+import { startHistoryRedis } from './convergenceRedis.ts';
 import { createTroubles, endLeases, type Breakable, type Troubles } from './convergenceTrouble.ts';
 import { startProxy } from './proxy.ts';
-import { startRedisServer } from './redis.ts';
 import { createSupervisor, type Supervisor } from './supervisor.ts';
 import { createScene, HMAC_SECRET, type Scene } from './world.ts';
 
@@ -36,7 +36,7 @@ export interface Rig {
 
 export async function startRig(history: History, seed: number): Promise<Rig> {
   const { queue, roles, users, sameInstant, budget } = history.settings;
-  const redis = queue === 'redis' ? await startRedisServer() : null;
+  const redis = await startHistoryRedis(queue);
   const scene = await createScene({
     simulator: { users, sameInstant, seed, behaviour: history.behaviour },
     redisUrl: redis?.url ?? null,

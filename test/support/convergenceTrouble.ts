@@ -2,12 +2,11 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { sql } from 'drizzle-orm';
 
 import { createRandom } from '../../src/simulator/random.ts';
-import { startRedisServer, type RedisServer } from './redis.ts';
-import { flushRedis } from './queueDump.ts';
 
 import type { FaultKind } from '../../src/simulator/faults.ts';
 import type { Forwarder } from './convergenceForwarder.ts';
 import type { Disturbance } from './convergenceHistory.ts';
+import type { HistoryRedis } from './convergenceRedis.ts';
 import type { Proxy } from './proxy.ts';
 import type { Supervisor } from './supervisor.ts';
 import type { Scene } from './world.ts';
@@ -18,7 +17,7 @@ export interface Breakable {
   /** Between the service and Descope. */
   readonly descope: Proxy;
   readonly forwarder: Forwarder;
-  redis: RedisServer | null;
+  readonly redis: HistoryRedis | null;
   /** Every process of the service: any of them may be killed. */
   readonly processes: readonly Pick<Supervisor, 'start' | 'kill'>[];
 }
@@ -159,14 +158,12 @@ const HAPPENINGS: Record<Exclude<Disturbance['kind'], 'faults' | 'blackout'>, Ha
     forwarder.isAway = false;
   },
   async flushRedis({ redis }) {
-    if (redis) await flushRedis(redis.url);
+    await redis?.flush();
   },
-  async stopRedis(parts, forMs) {
-    if (!parts.redis) return;
-    const port = Number(new URL(parts.redis.url).port);
-    await parts.redis.stop();
+  async stopRedis({ redis }, forMs) {
+    const startAgain = await redis?.kill();
     await delay(forMs);
-    parts.redis = await startRedisServer(port);
+    await startAgain?.();
   },
 };
 
