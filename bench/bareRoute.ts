@@ -26,6 +26,8 @@ const functions = {
       const server = app.listen(0, '127.0.0.1', () => {
         resolve({ port: (server.address() as AddressInfo).port });
       });
+      // As long as ours: between two phases connections are idle.
+      server.keepAliveTimeout = 65_000;
     });
   },
 };
