@@ -35,7 +35,7 @@ export interface WebhookDeps {
   /** Called once a delivery with its new event ids; may be slow or fail. */
   readonly enqueue: (eventIds: readonly string[]) => Promise<void>;
   readonly onDelivery?: (outcome: DeliveryOutcome) => void;
-  /** How long a delivery waits for the queue before it is answered all the same. Default 1 s. */
+  /** How long the queue may take to hear of a delivery before that is reported as late. Default 1 s. */
   readonly enqueueDeadlineMs?: number;
 }
 
@@ -85,9 +85,10 @@ function toCounts(recorded: Recorded, ignoredByParser: number) {
  */
 export function createWebhookRouter(deps: WebhookDeps): Router {
   const startedAt = new WeakMap<Request, number>();
+  const elapsedMs = (request: Request) =>
+    performance.now() - (startedAt.get(request) ?? performance.now());
   const report = (request: Request, outcome: Omit<DeliveryOutcome, 'tookMs'>) => {
-    const tookMs = performance.now() - (startedAt.get(request) ?? performance.now());
-    deps.onDelivery?.({ ...outcome, tookMs });
+    deps.onDelivery?.({ ...outcome, tookMs: elapsedMs(request) });
   };
 
   async function receive(request: Request, response: Response): Promise<void> {
@@ -101,9 +102,12 @@ export function createWebhookRouter(deps: WebhookDeps): Router {
     const parsed = parseDelivery(body, Date.now(), deps.projectId);
     const recorded = await deps.inbox.record(parsed.events);
     const counts = toCounts(recorded, parsed.ignored);
-    const told = await tellQueue(deps, recorded.accepted);
+    // The commit is what the answer promises; the sender need not wait until the queue has heard of it.
+    const telling = tellQueue(deps, recorded.accepted);
     response.status(202).json(counts);
-    report(request, { status: 202, ...counts, ...told });
+    const tookMs = elapsedMs(request);
+    const told = await telling;
+    deps.onDelivery?.({ status: 202, ...counts, ...told, tookMs });
   }
 
   const router = Router();
