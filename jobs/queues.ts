@@ -174,7 +174,8 @@ export function openQueues(settings: QueueSettings): Queues {
     const queue = queueOf(job.queue);
     const [only, ...others] = jobs;
     // In Postgres BullMQ makes two temporary tables for many jobs, which costs ten times what adding one does.
-    if (only && others.length === 0) await inTime(queue.add(only.name, only.data, only.opts));
+    if (!only) return;
+    if (others.length === 0) await inTime(queue.add(only.name, only.data, only.opts));
     else await inTime(queue.addBulk(jobs));
   };
   return {

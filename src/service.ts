@@ -21,6 +21,7 @@ import { setStatusGauges } from './readers/statusGauges.ts';
 import { waitForUser } from './readers/wait.ts';
 import { createReleaseStack, type ReleaseStack } from './release.ts';
 import { createWebhookRouter, type DeliveryOutcome } from './webhook/router.ts';
+import { within } from './within.ts';
 
 import type { Config } from './config.ts';
 import type { DemoView } from './readers/statusView.ts';
@@ -47,6 +48,9 @@ export interface Service {
 
 /** Connections of one process to the mirror, the queue's apart. */
 const MIRROR_CONNECTIONS = 12;
+
+/** What the queue has not heard of by then, a worker's recovery finds in the inbox. */
+const TELL_DEADLINE_MS = 1_000;
 
 /** What every part below is built from. */
 interface Parts {
@@ -175,6 +179,14 @@ async function startServers(parts: Parts): Promise<[number, number]> {
   const onError = (error: unknown) => {
     log.error({ err: error }, 'a request failed');
   };
+  // Deliveries are answered before the queue has heard of them: it hears of the last ones before it is closed.
+  releases.push('event queue', () =>
+    within(
+      TELL_DEADLINE_MS,
+      engine.enqueueEvents([]).catch(() => undefined),
+      () => undefined,
+    ),
+  );
   const publicServer = await startPublicServer({
     port: config.PORT,
     health,
