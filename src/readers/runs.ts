@@ -20,11 +20,12 @@ export interface RunView {
   readonly reason: string | null;
 }
 
-/** What the windows of run `r` have counted. */
+/** What the windows of run `r` have counted; before 0003 what was written was counted in the run alone. */
 export function countsOfRun({ t }: Pick<Mirror, 't'>): SQL {
   return sql`lateral (
     select coalesce(sum(rows_read), 0)::int as rows_read, coalesce(sum(requests), 0)::int as requests,
-           coalesce(sum(created), 0)::int as created, coalesce(sum(updated), 0)::int as updated,
+           (r.created + coalesce(sum(created), 0))::int as created,
+           (r.updated + coalesce(sum(updated), 0))::int as updated,
            count(*) filter (where state <> 'proven')::int as open,
            count(*) filter (where state = 'proven')::int as proven
     from ${t.syncWindows} w where w.run_id = r.run_id) as counts`;
