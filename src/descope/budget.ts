@@ -116,7 +116,12 @@ type Lane = (signal: AbortSignal) => Promise<Instant>;
 /** The first in line of a kind asks the database for all of them; who stands behind it may leave. */
 function createLane(ask: (wanted: () => number, signal: AbortSignal) => Promise<Slots>): Lane {
   const behind: AbortSignal[] = [];
-  const wanted = () => 1 + behind.filter((signal) => !signal.aborted).length;
+  /** How many of those behind were there when the database was asked: a slot is not older than its taker. */
+  let counted = 0;
+  const wanted = () => {
+    counted = behind.length;
+    return 1 + behind.filter((signal) => !signal.aborted).length;
+  };
   let last: Promise<unknown> = Promise.resolve();
   let taken: { left: number; now: Instant } | undefined;
 
@@ -137,8 +142,8 @@ function createLane(ask: (wanted: () => number, signal: AbortSignal) => Promise<
       try {
         return await serve(signal);
       } finally {
-        // A slot is for now: what nobody in line wants any more is not kept for who comes later.
-        if (taken?.left === 0 || behind.length === 0) taken = undefined;
+        // A slot is for now: what nobody in line wants any more is not kept for who came later.
+        if (taken?.left === 0 || counted-- === 0) taken = undefined;
       }
     });
     last = turn.catch(() => undefined);
