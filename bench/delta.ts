@@ -105,7 +105,7 @@ async function pull(mirror: Mirror, turn: number): Promise<void> {
   const { requests } = await countRequests(directory);
   const [window] = await database.query<{ ms: number; written: number }>(`
     select (extract(epoch from w.proven_at - r.started_at) * 1000)::float8 as ms,
-           (r.created + r.updated)::int as written
+           (w.created + w.updated)::int as written
     from descope.sync_windows w join descope.sync_runs r using (run_id)
     where w.pull = 'modified' order by w.window_id desc limit 1`);
   if (turn === 0 || !window) return;

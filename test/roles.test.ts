@@ -1,3 +1,4 @@
+import { sql } from 'drizzle-orm';
 import { afterEach, describe, expect, it } from 'vitest';
 
 import { startProcess } from './support/process.ts';
@@ -47,6 +48,26 @@ describe('a worker', () => {
     expect(await (await fetch(url)).json()).toEqual({ ready: true });
     worker.kill('SIGTERM');
     expect(await worker.exit).toBe(0);
+  });
+});
+
+describe('a web process that stops', () => {
+  it('tells the queue of what it has just answered', async () => {
+    const world = await begin({ role: 'web', redisUrl: null });
+    const deliver = (number: number) =>
+      world.post(bodyOf('UserModified', { userId: `U${number}`, occurred: 1_780_949_905_871 }));
+    expect((await deliver(0)).status).toBe(202);
+    // The queue is still being told of the first while these are answered.
+    const answers = await Promise.all(Array.from({ length: 9 }, (_, at) => deliver(at + 1)));
+    await world.service.stop();
+
+    expect(answers.map(({ status }) => status)).toEqual(answers.map(() => 202));
+    expect(
+      await world.query(
+        sql`select sum(jsonb_array_length(data::jsonb -> 'eventIds'))::int as events
+            from descope_queue.job where name = 'applyEvents'`,
+      ),
+    ).toEqual([{ events: 10 }]);
   });
 });
 

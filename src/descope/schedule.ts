@@ -107,9 +107,19 @@ function takeSlots(options: Required<ScheduleOptions>, priority: Priority, wante
     ), timed as (
       -- The clock is read when the row is ours: to wait for it takes time.
       select held.*, ${clock()} as now from held
+    ), told as (
+      select *, floor(extract(epoch from now) * 2)::bigint as half_now from timed
     ), numbered as (
-      -- A clock that was set back stays where it was.
-      select *, greatest(recent_to, floor(extract(epoch from now) * 2)::bigint) as half from timed
+      -- After a clock was set back, what was granted counts as granted now, and what else lies farther ahead
+      -- than it can means nothing.
+      select now, silent_until, is_set_back,
+        case when others_until <= now + ${inMs(MARK_MS)} then others_until else '-infinity' end as others_until,
+        case when is_set_back then greatest(now, silent_until) else next_at end as next_at,
+        case when is_set_back then half_now else greatest(recent_to, half_now) end as half,
+        case when is_set_back then half_now else recent_to end as recent_to,
+        case when is_set_back then array[(select sum(grants)::int from unnest(recent) grants)]
+          else recent end as recent
+      from told, lateral (select recent_to > half_now + 2 as is_set_back) clock
     ), counted as (
       -- From the newest on: the half second whose grants fill the cap must have passed.
       select max(of_half) filter (where so_far >= ${perMinute}) + ${HALVES} as room_at,
@@ -136,7 +146,7 @@ function takeSlots(options: Required<ScheduleOptions>, priority: Priority, wante
             + case place when 1 then slots.granted else 0 end
           from generate_series(1, ${HALVES}) place order by place),
         recent_to = half${mark(sql`case when slots.granted < ${wanted} then now + ${inMs(MARK_MS)} end`)}
-      from slots where b.name = ${name} and (slots.granted > 0 or ${priority !== 'sweep'})
+      from slots where b.name = ${name} and (slots.granted > 0 or is_set_back or ${priority !== 'sweep'})
     )
     select granted, ${asInstant(sql`now`)} as now, case when granted > 0 then 0
       -- Who goes first takes the next slot: ours may be the one after it.

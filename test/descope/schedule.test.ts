@@ -157,6 +157,28 @@ describe('the cap', () => {
     expect((await lowered.ask('sweep', 5)).granted).toBe(1);
   });
 
+  it.each([5_000, 600_000])(
+    'G6: holds while a clock is set back by %i ms, and goes on',
+    async (backMs) => {
+      const run = scene.driven(100);
+      const { grantsMs: before } = await load(run, 'event', 90_000);
+      run.clock.nowMs -= backMs;
+      const { grantsMs: after } = await load(run, 'event', 3 * MINUTE_MS);
+      const real = [...before, ...after.map((atMs) => atMs + backMs)];
+      expect(mostIn(WINDOW_MS, real)).toBeLessThanOrEqual(100);
+      // A minute at most is lost: what was granted before counts as granted when the clock was set.
+      expect(after.length).toBeGreaterThanOrEqual(190);
+    },
+  );
+
+  it('G6: starves nobody by a mark from before a clock was set back', async () => {
+    const run = scene.driven(100);
+    await useUp(run.schedule, 'event');
+    run.clock.nowMs -= 600_000;
+    const { grantsMs } = await load(run, 'sweep', 2 * MINUTE_MS);
+    expect(grantsMs.length).toBeGreaterThanOrEqual(90);
+  });
+
   it('costs a large budget no more than a small one', async () => {
     const run = scene.driven(10_000_000);
     for (const idleMs of [0, 3, 400, 70_000]) {

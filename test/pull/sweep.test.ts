@@ -16,6 +16,16 @@ function scattered(ids: readonly string[], count: number): string[] {
   return ids.filter((_, at) => at % every === 0).slice(0, count);
 }
 
+describe('a run that the version before has begun', () => {
+  it('keeps what that one has counted in the run', async () => {
+    const s = await beginPullScene({ simulator: { users: 5 } });
+    const { syncRuns } = s.database.mirror.t;
+    const { runId } = await startSweep(s.process().sweep, 'a test');
+    await s.query(sql`update ${syncRuns} set created = 500, updated = 7 where run_id = ${runId}`);
+    expect(await s.runSweep()).toMatchObject({ runId, users: 5, created: 505, updated: 7 });
+  });
+});
+
 describe('users deleted without an event', () => {
   it.each([
     ['one window', '100'],
