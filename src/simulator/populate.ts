@@ -29,6 +29,9 @@ export function populate(population: Population): StoredUser[] {
   return users;
 }
 
+/** Old enough to be settled, whatever the reader leaves alone as too young. */
+const YOUNGEST_MS = 600_000;
+
 /**
  * Ascending creation instants (epoch ms) that end before `endMs`: irregular, with quiet weeks and
  * bursts, over two years; `sameInstant` of them, in the middle, are one and the same.
@@ -43,7 +46,7 @@ function creationTimes({ users: count, seed, endMs, sameInstant }: Population): 
     times[serial] = spent;
   }
   const spanMs = 2 * 365 * 86_400_000;
-  const startMs = endMs - 60_000 - spanMs;
+  const startMs = endMs - YOUNGEST_MS - spanMs;
   for (let serial = 0; serial < count; serial++) {
     times[serial] = Math.floor(startMs + ((times[serial] ?? 0) / spent) * spanMs);
   }
