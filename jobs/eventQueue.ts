@@ -1,9 +1,6 @@
-import { applyEvents } from './applyEvents.ts';
+import { applyEvents, toJobs } from './applyEvents.ts';
 
 import type { Queues } from './queues.ts';
-
-/** As many as one load looks up. */
-const EVENTS_A_JOB = 100;
 
 /**
  * Hands new inbox events to the queue. One round trip at a time: events of deliveries that arrive
@@ -32,12 +29,4 @@ export function createEventQueue(
     next ??= send();
     return next;
   };
-}
-
-function toJobs(eventIds: readonly string[]): { eventIds: string[] }[] {
-  const jobs: { eventIds: string[] }[] = [];
-  for (let at = 0; at < eventIds.length; at += EVENTS_A_JOB) {
-    jobs.push({ eventIds: eventIds.slice(at, at + EVENTS_A_JOB) });
-  }
-  return jobs;
 }

@@ -5,7 +5,7 @@ import { listPending } from '../src/inbox/pending.ts';
 import { rows, type Mirror } from '../src/mirror/database.ts';
 import { hasCompletedSweep, openSweep } from '../src/pull/ledger.ts';
 import { within } from '../src/within.ts';
-import { applyEvents } from './applyEvents.ts';
+import { applyEvents, toJobs } from './applyEvents.ts';
 import { pullModified } from './pullModified.ts';
 import { onceAtATime, sweep, sweepWindow } from './sweep.ts';
 
@@ -29,7 +29,6 @@ const TICK_MS = 5_000;
 const GRACE_SECONDS = 3;
 /** Events put back a tick: bounded, whatever has piled up (guarantee G8). */
 const EVENTS_A_TICK = 2_000;
-const EVENTS_A_JOB = 100;
 /** A window whose cursor has not moved for this long is nobody's. */
 const ABANDONED_SECONDS = 90;
 
@@ -160,8 +159,7 @@ async function abandonedWindows(
 async function recoverEvents({ mirror, queues }: Deps, life: Life): Promise<void> {
   const seconds = life.isFirst ? 0 : -GRACE_SECONDS;
   const due = await listPending(mirror, { seconds, most: EVENTS_A_TICK });
-  for (let at = 0; at < due.length; at += EVENTS_A_JOB) {
-    const eventIds = due.slice(at, at + EVENTS_A_JOB).map((row) => row.eventId);
+  for (const { eventIds } of toJobs(due.map((row) => row.eventId))) {
     const hash = createHash('sha256').update(eventIds.join()).digest('hex').slice(0, 32);
     const dedupeId = life.isFirst ? `${hash}-${life.id}` : hash;
     await queues.enqueue(applyEvents, { eventIds }, { dedupeId });
