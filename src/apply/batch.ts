@@ -20,7 +20,8 @@ export interface ApplySummary {
   unchanged: number;
 }
 
-type ChangeKind = 'created' | 'updated' | 'restored' | 'deleted';
+/** Who is created is told of by the statement that inserts them. */
+type ChangeKind = 'updated' | 'restored' | 'deleted';
 
 interface Change {
   readonly userId: string;

@@ -76,7 +76,9 @@ async function updateUsers(
   const changed = updates.filter((o) => done.has(o.userId));
   batch.summary.stale.push(...updates.filter((o) => !done.has(o.userId)).map((o) => o.userId));
   await deleteTenants(batch, changed);
-  await tx.execute(insertTenants(t, changed));
+  if (changed.some(({ row }) => row.tenants.length > 0)) {
+    await tx.execute(insertTenants(t, changed));
+  }
   for (const o of changed) {
     const old = before.get(o.userId);
     const kind = old?.gone ? 'restored' : 'updated';
