@@ -11,13 +11,17 @@ import type { PeerApi } from './peer.ts';
 
 /** A larger fill takes minutes, and one turn says enough. */
 const MANY_TURNS_UP_TO = 100_000;
+/** What an answer takes over the internet, more or less; contestants that wait for each answer feel it. */
+const DISTANCE_MS = 40;
 const PAGES = 300;
 
 export const fill: Benchmark = {
   title: 'Fill',
   async run(lab, options) {
     const contests: Contest[] = [];
-    for (const users of options.users) contests.push(await hold(lab, users, options));
+    for (const users of options.users) contests.push(await hold(lab, users, 0, options));
+    const distant = options.users.filter((users) => users <= MANY_TURNS_UP_TO).at(-1);
+    if (distant !== undefined) contests.push(await hold(lab, distant, DISTANCE_MS, options));
     const counted = await countSearches(lab, options);
     return {
       title: 'Fill',
@@ -28,24 +32,25 @@ and one bulk upsert of the same columns a page, nothing checked, one page after 
 row a statement, five at a time, over a pool of ten. Its customers are made from the same people by a fake
 Stripe that is about as fast as the simulated Descope (last table). Times are of the fill itself, without the start of
 the process and the migrations; processor times are of the contestant's process alone, its start
-included. The second run finds nothing changed.`,
+included. The second run finds nothing changed. In the rows "away" both sources answer each request after
+${DISTANCE_MS} ms, as over the internet: the bare loop and the peer wait for each page, we read several windows side by side.`,
       tables: [
         {
           head: ['users', 'ours, users/s', 'bare loop', 'peer', 'ours / bare', 'ours / peer'],
-          rows: contests.map(({ users, ours, bare, peer }) => [
-            showCount(users),
-            showTurns(ours),
-            showTurns(bare),
-            showTurns(peer),
-            show(ratioOf(ours, bare)),
-            show(ratioOf(ours, peer)),
+          rows: contests.map((contest) => [
+            nameOf(contest),
+            showTurns(contest.ours),
+            showTurns(contest.bare),
+            showTurns(contest.peer),
+            show(ratioOf(contest.ours, contest.bare)),
+            show(ratioOf(contest.ours, contest.peer)),
           ]),
         },
         {
           head: ['users', 'run', 'users/s', 'requests', 'peak memory, MB', 'rows written'],
-          rows: contests.flatMap(({ users, fills, again }) => [
-            toRow(users, 'fill', fills),
-            toRow(users, 'second run', again),
+          rows: contests.flatMap((contest) => [
+            toRow(nameOf(contest), 'fill', contest.fills),
+            toRow(nameOf(contest), 'second run', contest.again),
           ]),
         },
         {
@@ -57,13 +62,13 @@ included. The second run finds nothing changed.`,
             'simulated Descope, pages/s',
             'fake Stripe, pages/s',
           ],
-          rows: contests.map(({ users, fills, bareCpu, peerCpu, sources }) => [
-            showCount(users),
-            showTurns(fills.map((one) => one.cpuSeconds)),
-            showTurns(bareCpu),
-            showTurns(peerCpu),
-            showCount(sources.descope),
-            showCount(sources.stripe),
+          rows: contests.map((contest) => [
+            nameOf(contest),
+            showTurns(contest.fills.map((one) => one.cpuSeconds)),
+            showTurns(contest.bareCpu),
+            showTurns(contest.peerCpu),
+            showCount(contest.sources.descope),
+            showCount(contest.sources.stripe),
           ]),
         },
       ],
@@ -72,10 +77,14 @@ included. The second run finds nothing changed.`,
   },
 };
 
-function toRow(users: number, run: string, sweeps: readonly Sweep[]): string[] {
+function nameOf({ users, latencyMs }: Contest): string {
+  return latencyMs === 0 ? showCount(users) : `${showCount(users)}, ${latencyMs} ms away`;
+}
+
+function toRow(users: string, run: string, sweeps: readonly Sweep[]): string[] {
   const turns = (of: (one: Sweep) => number) => turnsOf(sweeps.map(of));
   return [
-    showCount(users),
+    users,
     run,
     showTurns(sweeps.map(rateOf)),
     showCount(turns((one) => one.requests).max),
@@ -84,20 +93,25 @@ function toRow(users: number, run: string, sweeps: readonly Sweep[]): string[] {
   ];
 }
 
-async function hold(lab: Lab, users: number, options: Options): Promise<Contest> {
-  const directory = await lab.startDirectory(users);
+async function hold(
+  lab: Lab,
+  users: number,
+  latencyMs: number,
+  options: Options,
+): Promise<Contest> {
+  const directory = await lab.startDirectory(users, { latencyMs });
   const stripe = await startPart<FakeStripeApi>('fakeStripe');
   try {
-    const { port } = await stripe.ask('start', { customers: users, latencyMs: 0 });
+    const { port } = await stripe.ask('start', { customers: users, latencyMs });
     const sources = {
       descope: await pagesASecond((page) => askDescope(directory, page)),
       stripe: await pagesASecond((page) => askStripe(port, page)),
     };
     const contest: Contest = {
-      ...{ users, sources },
+      ...{ users, latencyMs, sources },
       ...{ ours: [], bare: [], peer: [], bareCpu: [], peerCpu: [], fills: [], again: [] },
     };
-    const turns = users > MANY_TURNS_UP_TO ? 1 : options.turns;
+    const turns = users > MANY_TURNS_UP_TO || latencyMs > 0 ? 1 : options.turns;
     for (let turn = 1; turn <= turns; turn++) {
       await fillOurs(lab, directory, contest);
       const bare = await fillBare(lab, directory);
@@ -107,7 +121,7 @@ async function hold(lab: Lab, users: number, options: Options): Promise<Contest>
       contest.peer.push(rateOf(peer));
       contest.peerCpu.push(peer.cpuSeconds);
       const rates = [contest.ours, contest.bare, contest.peer].map((of) => show(of.at(-1) ?? 0));
-      say(`${showCount(users)} users, turn ${turn}: ours, bare, peer ${rates.join(', ')} users/s`);
+      say(`${nameOf(contest)}, turn ${turn}: ours, bare, peer ${rates.join(', ')} users/s`);
     }
     return contest;
   } finally {

@@ -8,6 +8,8 @@ import type { Target } from './report.ts';
 /** What one size came to, a number a turn. */
 export interface Contest {
   readonly users: number;
+  /** Of every answer of both sources. */
+  readonly latencyMs: number;
   readonly ours: number[];
   readonly bare: number[];
   readonly peer: number[];
@@ -56,10 +58,12 @@ export async function countSearches(lab: Lab, options: Options): Promise<Target>
 const MEGABYTE = 1024 * 1024;
 
 export function toTargets(contests: readonly Contest[]): Target[] {
-  const of = (users: number) => contests.find((contest) => contest.users === users);
+  const near = contests.filter(({ latencyMs }) => latencyMs === 0);
+  const distant = contests.find(({ latencyMs }) => latencyMs > 0);
+  const of = (users: number) => near.find((contest) => contest.users === users);
   const middle = of(100_000);
   const largest = of(1_000_000);
-  const contest = middle ?? contests.at(-1);
+  const contest = middle ?? near.at(-1);
   if (!contest) return [];
   const peakOf = ({ fills, again }: Contest) =>
     turnsOf([...fills, ...again].map((one) => one.peakBytes)).max;
@@ -84,6 +88,7 @@ export function toTargets(contests: readonly Contest[]): Target[] {
       measured: show(peer),
       met: judge(peer >= 4),
     },
+    ...(distant ? [toDistantTarget(distant, isFull)] : []),
     {
       what: `second run of ${size} over the fill`,
       target: '>= 2',
@@ -109,4 +114,15 @@ export function toTargets(contests: readonly Contest[]): Target[] {
       met: largest ? peakOf(largest) < 400 * MEGABYTE : null,
     },
   ];
+}
+
+/** The peer as it would be used: its source is not on the same machine. */
+function toDistantTarget(contest: Contest, isFull: boolean): Target {
+  const peer = ratioOf(contest.ours, contest.peer);
+  return {
+    what: `likewise, both sources ${contest.latencyMs} ms away`,
+    target: '>= 4',
+    measured: show(peer),
+    met: isFull ? peer >= 4 : null,
+  };
 }

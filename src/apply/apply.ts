@@ -44,14 +44,25 @@ export async function applyObservations(
   return summary;
 }
 
-/** Whether the mirror has these users just so, and applying them would write nothing. */
+/**
+ * Whether the mirror has the users of a page just so, and applying it would write nothing: the write
+ * rule's `unchanged`, asked in one statement that returns a count instead of the rows.
+ */
 export async function isUnchanged(
   db: Executor,
   t: MirrorTables,
-  observations: readonly Observation[],
+  page: readonly Present[],
 ): Promise<boolean> {
-  const decided = decideAll(observations, await readStored(db, t, observations));
-  return decided.every(({ decision }) => decision === 'unchanged');
+  const userIds = page.map((o) => o.userId);
+  const hashes = page.map((o) => o.row.contentHash);
+  const [same] = await rows<{ count: number }>(
+    db,
+    sql`select count(*)::int as count
+        from unnest(${textArray(userIds)}, ${textArray(hashes)}) as seen (user_id, content_hash)
+        join ${t.users} as u using (user_id)
+        where u.content_hash = seen.content_hash and u.deleted_at is null`,
+  );
+  return same?.count === page.length;
 }
 
 async function applyBatch(batch: Batch, observations: Observation[]): Promise<void> {

@@ -3,7 +3,7 @@ import { PgDialect } from 'drizzle-orm/pg-core';
 import fc from 'fast-check';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 
-import { applyObservations } from '../../src/apply/apply.ts';
+import { applyObservations, isUnchanged } from '../../src/apply/apply.ts';
 import { winner } from '../../src/apply/ordering.ts';
 import { parseJson } from '../../src/json.ts';
 import { toUserRow } from '../../src/descope/users.ts';
@@ -11,7 +11,7 @@ import { asInstant, rows, transaction } from '../../src/mirror/database.ts';
 import { createTestDatabase, type TestDatabase } from '../support/database.ts';
 
 import type { ApplySummary } from '../../src/apply/batch.ts';
-import type { Observation, ObservedBy } from '../../src/observation.ts';
+import type { Observation, ObservedBy, Present } from '../../src/observation.ts';
 
 let database: TestDatabase;
 beforeAll(async () => {
@@ -32,7 +32,7 @@ function present(
   second: number,
   answer: Readonly<Record<string, unknown>> = {},
   by: ObservedBy = 'load',
-): Observation {
+): Present {
   const row = toUserRow({ userId, ...answer });
   if (!row) throw new Error('a user without an id');
   return { kind: 'present', userId, row, observedAt: at(second), by };
@@ -321,6 +321,29 @@ describe('a tombstone', () => {
 });
 
 describe('what is not news', () => {
+  it('says beforehand whether a page has nothing to write', async () => {
+    const content = fc.constantFrom('A', 'B');
+    const stored = fc.option(fc.record({ name: content, gone: fc.boolean() }), { nil: null });
+    const user = fc.record({ stored, shown: fc.option(content, { nil: null }) });
+    await fc.assert(
+      fc.asyncProperty(fc.array(user, { maxLength: 4 }), async (users) => {
+        await clear();
+        for (const [index, { stored: held }] of users.entries()) {
+          if (held) await apply(present(`U${index}`, 1, { name: held.name }));
+          if (held?.gone) await apply(absent(`U${index}`, 2));
+        }
+        const page = users.flatMap(({ shown }, index) =>
+          shown === null ? [] : [present(`U${index}`, 3, { name: shown }, 'page')],
+        );
+        const { db, t } = database.mirror;
+        const said = await isUnchanged(db, t, page);
+        const { unchanged } = await apply(...page);
+        expect(said).toBe(unchanged === page.length);
+      }),
+      { numRuns: 60 },
+    );
+  });
+
   it('writes nothing: an unchanged page leaves the row version as it is', async () => {
     const { db, t } = database.mirror;
     const version = () => rows(db, sql`select xmin::text, ctid::text, observed_at from ${t.users}`);
