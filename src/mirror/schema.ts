@@ -160,6 +160,11 @@ export function mirrorTables(schemaName: string) {
         .on(t.seq)
         .where(sql`state = 'parked'`),
       index('events_received').on(t.receivedAt),
+      // The audit trail is searched from the newest on, whole or one actor's.
+      index('events_occurred').on(t.occurredAt, t.eventId),
+      index('events_actor')
+        .on(t.actorId, t.occurredAt)
+        .where(sql`actor_id is not null`),
       index('events_applied')
         .on(t.appliedAt)
         .where(sql`applied_at is not null`),
@@ -314,6 +319,54 @@ export function mirrorTables(schemaName: string) {
       .default(sql`clock_timestamp()`),
   });
 
+  /**
+   * Where the mirror stood, a row a minute, later a row an hour: what the dashboard's charts show, also
+   * after a restart. Counts are of that minute or hour, the rest is as it was at its end.
+   */
+  const statusHistory = schema.table(
+    'status_history',
+    {
+      /** minute | hour */
+      step: text('step').notNull(),
+      /** When the minute or hour began. */
+      at: instant('at').notNull(),
+      lagSeconds: doublePrecision('lag_seconds'),
+      /** 0 to 1; null where no event was expected. */
+      lossRate: doublePrecision('loss_rate'),
+      driftPpm: doublePrecision('drift_ppm'),
+      gaps: integer('gaps').notNull().default(0),
+      pendingEvents: integer('pending_events').notNull().default(0),
+      parkedEvents: integer('parked_events').notNull().default(0),
+      heldDeletions: integer('held_deletions').notNull().default(0),
+      liveUsers: bigint('live_users', { mode: 'number' }).notNull().default(0),
+      /** Events that came in, by who told of them first. */
+      byWebhook: integer('by_webhook').notNull().default(0),
+      byAudit: integer('by_audit').notNull().default(0),
+      byArchive: integer('by_archive').notNull().default(0),
+      applied: integer('applied').notNull().default(0),
+      /** Requests sent to Descope, and answers of 429. */
+      requests: integer('requests').notNull().default(0),
+      throttled: integer('throttled').notNull().default(0),
+    },
+    (t) => [primaryKey({ columns: [t.step, t.at] })],
+  );
+
+  /** What people did through the admin port or a command: who let deletions happen, and when. */
+  const adminLog = schema.table('admin_log', {
+    entryId: bigint('entry_id', { mode: 'number' }).primaryKey().generatedAlwaysAsIdentity(),
+    at: instant('at')
+      .notNull()
+      .default(sql`clock_timestamp()`),
+    /** `dashboard` or `command`, and from where. */
+    actor: text('actor').notNull(),
+    action: text('action').notNull(),
+    /** What it was done to: ids, never more of a person. */
+    detail: jsonb('detail')
+      .notNull()
+      .default(sql`'{}'::jsonb`),
+    outcome: text('outcome').notNull(),
+  });
+
   /** What applications read: users without tombstones. */
   const liveUsers = schema
     .view('live_users')
@@ -356,6 +409,8 @@ export function mirrorTables(schemaName: string) {
     deletions,
     budgets,
     learnt,
+    statusHistory,
+    adminLog,
     liveUsers,
   };
 }
@@ -375,6 +430,8 @@ export const {
   deletions,
   budgets,
   learnt,
+  statusHistory,
+  adminLog,
   liveUsers,
   syncStatus,
 } = mirrorTables('descope');

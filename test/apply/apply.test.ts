@@ -329,7 +329,7 @@ describe('what is not news', () => {
       fc.asyncProperty(fc.array(user, { maxLength: 4 }), async (users) => {
         await clear();
         for (const [index, { stored: held }] of users.entries()) {
-          if (held) await apply(present(`U${index}`, 1, { name: held.name }));
+          if (held) await apply(present(`U${index}`, 1, held));
           if (held?.gone) await apply(absent(`U${index}`, 2));
         }
         const page = users.flatMap(({ shown }, index) =>
