@@ -4,7 +4,7 @@ import { Stopping } from '../errors.ts';
 import { rows, textArray, transaction, type Executor, type Mirror } from '../mirror/database.ts';
 import { applyObservations } from './apply.ts';
 import { asRecords, tombstone } from './deletions.ts';
-import { lookUp, type LookUp } from './lookUp.ts';
+import { LOAD_LIMIT, lookUp, type LookUp } from './lookUp.ts';
 
 import type { DescopeClient } from '../descope/types.ts';
 
@@ -25,9 +25,6 @@ export interface Approved {
   /** There after all. */
   readonly present: number;
 }
-
-/** A load takes as many. */
-const BATCH = 100;
 
 /**
  * Carries out the held deletions of these users, of all where none is named, as far as loads by id
@@ -84,7 +81,7 @@ async function* batchesOf(
       db,
       sql`select distinct user_id as "userId" from ${t.deletions}
           where state = 'held' and user_id > ${after} and ${wanted}
-          order by user_id limit ${BATCH}`,
+          order by user_id limit ${LOAD_LIMIT}`,
     );
     const last = found.at(-1);
     if (!last) return;

@@ -162,11 +162,18 @@ export interface Progress {
 /** Another reader moved the window's cursor: this one's step is rolled back, and it stops. */
 class TakenOver extends Error {}
 
+/** What else the statement that moves a window's cursor does. */
+export interface Along {
+  /** Written only where the cursor moves: an `insert … select` whose `where` the statement goes on. */
+  readonly proof?: SQL | undefined;
+  /** A boolean; where it is false the cursor stays, and nothing is written. */
+  readonly onlyIf?: SQL | undefined;
+}
+
 /**
  * Moves a window's cursor from `window.cursorMs` to `untilMs` (null: to its end, which proves it), and
  * counts in the window alone: its run's row would make the windows of a sweep wait for each other.
- * @param proof what is written only where the cursor moves, in the same statement: an `insert … select`
- *   whose `where` it goes on
+ * @returns whether it moved: false where `onlyIf` does not hold
  * @throws what `readOrLeaveGap` takes for `left`, where somebody else moved it meanwhile
  */
 export async function advanceWindow(
@@ -175,12 +182,13 @@ export async function advanceWindow(
   window: Window,
   untilMs: number | null,
   progress: Progress,
-  proof?: SQL,
-): Promise<void> {
-  const moved = await rows(
+  { proof, onlyIf }: Along = {},
+): Promise<boolean> {
+  const [step] = await rows<{ holds: boolean; moved: boolean }>(
     tx,
     sql`
-      with moved as (
+      with asked as materialized (select ${onlyIf ?? sql`true`} as holds),
+      moved as (
         update ${t.syncWindows}
         set cursor_time = ${instantOf(untilMs)},
             state = ${untilMs === null ? 'proven' : 'open'},
@@ -190,11 +198,13 @@ export async function advanceWindow(
             total = coalesce(total, ${progress.total}), updated_at = clock_timestamp(), error = null
         where window_id = ${window.windowId} and state <> 'proven'
           and cursor_time is not distinct from ${instantOf(window.cursorMs)}
+          and (select holds from asked)
         returning 1
       )${proof === undefined ? sql`` : sql`, proven as (${proof} and exists (select from moved))`}
-      select 1 from moved`,
+      select holds, exists (select from moved) as moved from asked`,
   );
-  if (moved.length === 0) throw new TakenOver();
+  if (step?.holds !== false && step?.moved !== true) throw new TakenOver();
+  return step.moved;
 }
 
 /**

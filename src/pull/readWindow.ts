@@ -1,4 +1,4 @@
-import { sql } from 'drizzle-orm';
+import { sql, type SQL } from 'drizzle-orm';
 
 import { applyObservations, isUnchanged } from '../apply/apply.ts';
 import { emptySummary, type ApplySummary } from '../apply/batch.ts';
@@ -143,11 +143,13 @@ async function commitStep(
 ): Promise<ApplySummary> {
   const { mirror } = deps;
   try {
-    // Two statements, each by itself, prove what is as it was; a transaction takes six.
-    if (progress.isQuiet && (await isUnchanged(mirror.db, mirror.t, step.observations))) {
+    // One statement proves what is as it was; a transaction takes six.
+    if (progress.isQuiet) {
       const summary = { ...emptySummary(), unchanged: step.observations.length };
-      await proveStep(mirror.db, deps, window, step, progress, summary);
-      return summary;
+      const onlyIf = isUnchanged(mirror.t, step.observations);
+      if (await proveStep(mirror.db, deps, window, step, { ...progress, onlyIf }, summary)) {
+        return summary;
+      }
     }
     return await writeStep(deps, window, step, progress, null);
   } catch (error) {
@@ -180,21 +182,24 @@ function writeStep(
   });
 }
 
-/** Moves the window on over a step, and with it what the step proves: who is missing, the watermark. */
+/**
+ * Moves the window on over a step, and with it what the step proves: who is missing, the watermark.
+ * Returns whether it did: not where `onlyIf` is false.
+ */
 async function proveStep(
   tx: Executor,
   deps: PullDeps,
   window: Window,
   step: ProvenStep,
-  { requests, provenToMs }: Progress,
+  { requests, provenToMs, onlyIf }: Progress & { readonly onlyIf?: SQL },
   written: ApplySummary,
-): Promise<void> {
+): Promise<boolean> {
   const { mirror } = deps;
   // The last step ends where its window does, which need not be now.
   const endMs = window.toMs === null ? null : window.toMs + 1;
   const stretch = { ...step, untilMs: step.untilMs ?? endMs };
   const isSweep = window.pull === 'sweep';
-  const missing = isSweep
+  const proof = isSweep
     ? nominateMissing(mirror, {
         runId: window.runId,
         fromMs: step.fromMs,
@@ -211,11 +216,12 @@ async function proveStep(
     created: written.created.length,
     updated: written.updated.length + written.restored.length,
   };
-  await advanceWindow(tx, mirror, window, step.untilMs, counts, missing);
-  if (step.untilMs === null && provenToMs !== null) {
+  const moved = await advanceWindow(tx, mirror, window, step.untilMs, counts, { proof, onlyIf });
+  if (moved && step.untilMs === null && provenToMs !== null) {
     const range = { fromMs: window.fromMs, toMs: provenToMs };
     await advanceWatermark(tx, mirror, 'modified', range);
   }
+  return moved;
 }
 
 /**

@@ -1,7 +1,7 @@
 import { sql } from 'drizzle-orm';
 
 import { countLive, decideSuspects, settleSuspects } from '../apply/deletions.ts';
-import { lookUp } from '../apply/lookUp.ts';
+import { LOAD_LIMIT, lookUp } from '../apply/lookUp.ts';
 import { bringBackNameless } from '../apply/nameless.ts';
 import { whereWanted } from '../apply/wanted.ts';
 import { rows, textArray, transaction, type Executor } from '../mirror/database.ts';
@@ -196,14 +196,14 @@ async function holdOpenRun(tx: Executor, { mirror }: SweepDeps, runId: number): 
   return held.length > 0;
 }
 
-/** Loads the suspects of a run by id, a hundred at a time, and keeps what the answers say. */
+/** Loads the suspects of a run by id, a load's worth at a time, and keeps what the answers say. */
 async function verifySuspects(deps: SweepDeps, runId: number, call: Call): Promise<void> {
   const { mirror, client } = deps;
   for (;;) {
     const suspects = await rows<{ userId: string }>(
       mirror.db,
       sql`select distinct user_id as "userId" from ${mirror.t.deletions}
-          where run_id = ${runId} and state = 'suspected' order by user_id limit 100`,
+          where run_id = ${runId} and state = 'suspected' order by user_id limit ${LOAD_LIMIT}`,
     );
     if (suspects.length === 0) return;
     const ids = suspects.map((row) => row.userId);
