@@ -15,6 +15,7 @@ import { createInbox } from './inbox/record.ts';
 import { databaseNow, openMirror, readMirrorId } from './mirror/database.ts';
 import { migrateMirror } from './mirror/migrate.ts';
 import { claimProject } from './mirror/project.ts';
+import { adoptRestoredFeed } from './mirror/restored.ts';
 import { readExplain } from './readers/explain.ts';
 import { createStatusReader, readRecentChanges } from './readers/status.ts';
 import { setStatusGauges } from './readers/statusGauges.ts';
@@ -82,6 +83,7 @@ export async function startService(options: ServiceOptions): Promise<Service> {
     });
     releases.push('mirror', () => mirror.pool.end());
     await claimProject(mirror, config.DESCOPE_PROJECT_ID);
+    await adoptRestoredFeed(mirror);
     const settings: QueueSettings = {
       redisNodes: config.REDIS_URL,
       databaseUrl,

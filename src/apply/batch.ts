@@ -86,6 +86,7 @@ export function note(
   changes.push({ userId, kind, changed, observedAt });
 }
 
+/** Writes what was noted to the feed: the last statement of a batch, after the locks of its users. */
 export async function insertChanges({ tx, t, changes, witness }: Batch): Promise<void> {
   if (changes.length === 0) return;
   const records = JSON.stringify(
@@ -93,9 +94,15 @@ export async function insertChanges({ tx, t, changes, witness }: Batch): Promise
       return { user_id: userId, kind, changed, observed_at: observedAt };
     }),
   );
+  // The feed is read in the order of transactions, and one that began first may change a user last: such
+  // a row takes the place of the user's row before it. Theirs is committed, or we would wait for its lock.
   await tx.execute(sql`
-    insert into ${t.userChanges} (user_id, kind, changed, observed_at, witness)
-    select user_id, kind, changed, observed_at, ${witness}
+    insert into ${t.userChanges} (user_id, kind, changed, observed_at, witness, transaction_id)
+    select r.user_id, r.kind, r.changed, r.observed_at, ${witness},
+           greatest(pg_current_xact_id(), (select before.transaction_id
+                                           from ${t.userChanges} as before
+                                           where before.user_id = r.user_id
+                                           order by before.seq desc limit 1))
     from jsonb_to_recordset(${records}::jsonb)
       as r(user_id text, kind text, changed text[], observed_at timestamptz)`);
 }

@@ -76,6 +76,14 @@ export function textArray(texts: readonly string[]): SQL {
   return sql`${sql.param(texts)}::text[]`;
 }
 
+/**
+ * Begins a transaction that may write to the feed. The lock, which writers share, is taken before the
+ * transaction has a number of its own: by it `changes_since()` knows which numbers may still bring rows.
+ */
+export function beginOf({ schema }: Pick<Mirror, 'schema'>): string {
+  return `begin; lock table only ${pg.escapeIdentifier(schema)}.user_changes in row exclusive mode`;
+}
+
 /** Postgres says: nothing is wrong with the work, two transactions met. 40P01 deadlock, 40001 serialization. */
 const CLASHES = new Set(['40P01', '40001']);
 
@@ -84,12 +92,12 @@ const CLASHES = new Set(['40P01', '40001']);
  * transactions clashed. Never hold one across a request to Descope.
  */
 export async function transaction<T>(
-  mirror: Pick<Mirror, 'pool'>,
+  mirror: Pick<Mirror, 'pool' | 'schema'>,
   work: (tx: Executor) => Promise<T>,
 ): Promise<T> {
   for (let attempt = 1; ; attempt++) {
     try {
-      return await runOnce(mirror.pool, work);
+      return await runOnce(mirror, work);
     } catch (error) {
       if (attempt === 3 || !CLASHES.has(findCode(error) ?? '')) throw error;
     }
@@ -100,11 +108,14 @@ export async function transaction<T>(
  * Not drizzle's own: that one never gives a connection back whose `begin` failed, so a few blinks of
  * Postgres would use up the pool.
  */
-async function runOnce<T>(pool: pg.Pool, work: (tx: Executor) => Promise<T>): Promise<T> {
-  const client = await pool.connect();
+async function runOnce<T>(
+  mirror: Pick<Mirror, 'pool' | 'schema'>,
+  work: (tx: Executor) => Promise<T>,
+): Promise<T> {
+  const client = await mirror.pool.connect();
   let isBroken = false;
   try {
-    await client.query('begin');
+    await client.query(beginOf(mirror));
     const result = await work(drizzle(client));
     await client.query('commit');
     return result;

@@ -22,7 +22,7 @@ const TRIES = 5;
 const DEADLOCK = '40P01';
 /** In the order in which transactions of ours write to them. */
 const TABLES = [
-  ...['users', 'user_tenants', 'user_changes', 'deletions', 'sync_windows', 'sync_runs'],
+  ...['user_changes', 'users', 'user_tenants', 'deletions', 'sync_windows', 'sync_runs'],
   ...['watermarks', 'events'],
 ];
 

@@ -22,6 +22,24 @@ async function query<Row>(sql: string): Promise<Row[]> {
   return result.rows as Row[];
 }
 
+/** The schema as a version that knew only the first migrations left it. */
+async function migrateFirst(count: number): Promise<void> {
+  const known = readMigrationFiles({
+    migrationsFolder: join(import.meta.dirname, '../../src/mirror/migrations'),
+  }).slice(0, count);
+  for (const statement of known.flatMap((migration) => migration.sql)) await query(statement);
+  await query(
+    `create table descope.migrations (
+       migration_id bigint primary key, content_hash text not null,
+       applied_at timestamptz not null default clock_timestamp())`,
+  );
+  for (const { folderMillis, hash } of known) {
+    await query(
+      `insert into descope.migrations (migration_id, content_hash) values (${folderMillis}, '${hash}')`,
+    );
+  }
+}
+
 const relationsOf = (schema: string) =>
   query<{ relname: string; relkind: string }>(
     `select relname, relkind from pg_class where relnamespace = to_regnamespace('${schema}') order by relname`,
@@ -69,18 +87,7 @@ describe('migrateMirror', () => {
   });
 
   test('waits for writers of the version before, and keeps further ones out while it works', async () => {
-    await migrate();
-    // As 0001 left it.
-    await query(`
-      drop view descope.sync_status;
-      drop index descope.events_applied, descope.sync_runs_finished, descope.sync_windows_from,
-        descope.users_live_created;
-      alter table descope.sync_runs drop column sampled;
-      alter table descope.sync_windows drop column created, drop column updated;
-      alter table descope.budgets drop column recent, drop column recent_to,
-        drop column event_waits_until, drop column pull_waits_until;
-      delete from descope.migrations where migration_id not in (
-        select migration_id from descope.migrations order by migration_id limit 2)`);
+    await migrateFirst(2);
     const writer = await database.mirror.pool.connect();
     await writer.query('begin');
     await writer.query('update descope.users set witness = witness');
@@ -96,7 +103,7 @@ describe('migrateMirror', () => {
     await writer.query('update descope.events set outcome = outcome');
     await writer.query('commit');
     writer.release();
-    expect(await migrating).toEqual({ applied: 2 });
+    expect((await migrating).applied).toBeGreaterThan(0);
   });
 
   test('a schema named other than descope leaves no trace of that name', async () => {
@@ -108,6 +115,7 @@ describe('migrateMirror', () => {
         `select viewname from pg_views where schemaname = 'mirror_of_users' and definition like '%descope.%'`,
       ),
     ).toEqual([]);
+    expect(await query("select proname from pg_proc where prosrc like '%descope.%'")).toEqual([]);
   });
 
   test('where the schema exists, no right to create schemas is needed', async () => {
@@ -128,21 +136,9 @@ describe('migrateMirror', () => {
   });
 
   test('an upgrade keeps the grants on sync_status and the views of others that read it', async () => {
-    const [first] = readMigrationFiles({
-      migrationsFolder: join(import.meta.dirname, '../../src/mirror/migrations'),
-    });
-    for (const statement of first?.sql ?? []) await query(statement);
+    await migrateFirst(1);
     await query('grant select on descope.sync_status to public');
     await query('create view public.freshness as select as_of, lag from descope.sync_status');
-    await query(
-      `create table descope.migrations (
-         migration_id bigint primary key, content_hash text not null,
-         applied_at timestamptz not null default clock_timestamp())`,
-    );
-    await query(
-      `insert into descope.migrations (migration_id, content_hash)
-       values (${first?.folderMillis ?? 0}, '${first?.hash ?? ''}')`,
-    );
 
     expect((await migrate()).applied).toBeGreaterThan(0);
 
