@@ -118,11 +118,47 @@ function findTenantIds(fields: Fields): string[] {
  * The content key: action, moment and subject, and deliberately nothing else. The webhook's form may
  * lack what the audit search's has (an ID, say), and an equal key merges no more than two hints
  * "look at this user" of the same millisecond. Where the moment is not told, the whole record stands
- * in for it, so that a delivery made twice is still recognised.
+ * in for it, so that a delivery made twice is still recognised. Only of an event that names no user, and
+ * is kept for its own sake, what it is about belongs to the subject.
  */
 function toEventId(action: string, moment: number | string, subject: readonly string[]): string {
   const content = JSON.stringify([action.toLowerCase(), moment, subject]);
   return hash('sha256', content, 'hex').slice(0, 32);
+}
+
+/** What `data` tells of the request, not of what it did: other senders tell it elsewhere, or not at all. */
+const ABOUT_REQUEST: readonly string[] = [
+  ...['correlationid', 'browser', 'device', 'os', 'osversion', 'requestdetails', 'user'],
+];
+
+/** The fields of `data` that say what an event is about which names no user, as one text; empty: none. */
+function findMatter(details: Fields): string {
+  const told = [...details]
+    .filter(([name]) => !ABOUT_REQUEST.includes(name))
+    .map(([name, value]) => `${name}:${toCanonicalJson(value)}`)
+    // As good as not told.
+    .filter((field) => !/:(?:""|null|\{\}|\[\])$/.test(field));
+  return told.sort().join();
+}
+
+/**
+ * Who did it, by which request, and of an event that is kept for its own sake also what it is about: one
+ * request may change ten flows or roles in one millisecond.
+ */
+function toNamelessSubject(
+  kind: EventKind,
+  actorId: string | null,
+  fields: Fields,
+  details: Fields,
+): string[] {
+  const correlationId = findText(details, 'correlationid') ?? findText(fields, 'correlationid');
+  const matter = kind === 'other' ? findMatter(details) : '';
+  return [actorId ?? '', correlationId ?? '', ...(matter === '' ? [] : [matter])];
+}
+
+/** SCIM also reports on groups. */
+function kindOf({ action, kind = 'other' }: Named, namesUser: boolean): EventKind {
+  return action === 'SCIMEvent' && !namesUser ? 'other' : kind;
 }
 
 /**
@@ -145,19 +181,18 @@ function toEvent(
   const isNameless = namesOnlyActor(named.action, told, actorId);
   const userIds = isNameless ? [] : told;
   const loginIds = isNameless ? [] : findLoginIds(fields, details);
-  const correlationId = findText(details, 'correlationid') ?? findText(fields, 'correlationid');
   const occurredMs = findOccurredMs(fields);
   const namesUser = userIds.length + loginIds.length > 0;
+  const kind = kindOf(named, namesUser);
   const subject = userIds.length > 0 ? userIds : loginIds;
   return {
     eventId: toEventId(
       named.action,
       occurredMs ?? payload,
-      namesUser ? subject : [actorId ?? '', correlationId ?? ''],
+      namesUser ? subject : toNamelessSubject(kind, actorId, fields, details),
     ),
     action: named.action,
-    // SCIM also reports on groups.
-    kind: named.action === 'SCIMEvent' && !namesUser ? 'other' : (named.kind ?? 'other'),
+    kind,
     occurredMs: occurredMs ?? receivedMs,
     userIds,
     loginIds,

@@ -286,6 +286,17 @@ describe('the content key', () => {
     expect(of('a').eventId).toBe(of('a').eventId);
   });
 
+  test('tells apart what one request did to several things that are no users', () => {
+    const of = (data: object, rest: object = {}) =>
+      parseOne({ action: 'FlowUpdated', occurred: 1, actorId: 'K2', ...rest, data }).eventId;
+    const told = of({ flow_id: 'sign-up', correlation_id: 'x', browser: 'Firefox', os: 'Linux' });
+    expect(of({ flow_id: 'sign-in', correlation_id: 'x', browser: 'Firefox' })).not.toBe(told);
+    // As the audit search tells it, and as a form that has the request beside `data`.
+    expect(of({ correlation_id: 'x', flow_id: 'sign-up', request_details: {} })).toBe(told);
+    expect(of({ flow_id: 'sign-up' }, { correlation_id: 'x', os: 'Linux' })).toBe(told);
+    expect(of({}, { Data: '{"flow_id":"sign-up","correlation_id":"x"}', data: null })).toBe(told);
+  });
+
   test('of a batch event is the same where one sender puts the actor in the place of a user', () => {
     const batch = { action: 'UsersDeleted', occurred: 1, actorId: 'U2admin' };
     const told = parseOne({ ...batch, userId: 'U2admin', externalIds: ['admin@example.com'] });

@@ -165,7 +165,7 @@ function createProcess(scene: Scene, options: PullSceneOptions, signal: AbortSig
       mirror,
       client,
       projectId: simulator.projectId,
-      archiveAll: false,
+      archiveAll: config.EVENT_ARCHIVE === 'all',
       overlapMs,
       settleMs,
       enqueue: () => Promise.resolve(),
