@@ -90,7 +90,8 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   'src/descope': ['src/mirror'],
   'src/inbox': ['src/mirror'],
   'src/apply': ['src/mirror', 'src/descope', 'src/inbox'],
-  'src/readers': ['src/mirror'],
+  // What a record of the inbox says was changed.
+  'src/readers': ['src/mirror', 'src/inbox'],
   'src/pull': ['src/descope', 'src/inbox', 'src/apply', 'src/mirror'],
   'src/webhook': ['src/inbox', 'src/mirror'],
   'src/http': ['src/webhook', 'src/inbox', 'src/readers', 'src/mirror'],

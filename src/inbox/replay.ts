@@ -63,7 +63,7 @@ async function putBackBatch(
   const named =
     userId === null
       ? sql`select event_id, received_at, state from ${t.events}`
-      : sql`select event_id, received_at, state from ${t.events} where ${whereNamed(userId, loginIds)}`;
+      : sql`select event_id, received_at, state from ${t.events} where ${whereNamed([userId], loginIds)}`;
   // Of one user the indexes know all: asked for the oldest at once, Postgres may go through the inbox.
   const first = userId === null ? sql`not materialized` : sql`materialized`;
   const [batch] = await rows<Batch>(

@@ -115,7 +115,7 @@ const WINDOWS = 3;
 
 /** Null where nothing at all is known: no row, no event, no change, no deletion. */
 export async function readExplain(mirror: Db, userOrLoginId: string): Promise<Explanation | null> {
-  const { userId, loginIds, others } = await resolve(mirror, userOrLoginId);
+  const { userId, loginIds, others } = await findMeant(mirror, userOrLoginId);
   const [present, events, changes, deletions] = await Promise.all([
     readPresent(mirror, userId),
     listEvents(mirror, userId, loginIds),
@@ -166,14 +166,14 @@ function markAnothers(
 }
 
 /** Whom it is about, by what login ids they may be meant, and who else has or had the one asked for. */
-interface Resolved {
+export interface Meant {
   readonly userId: string;
   readonly loginIds: readonly string[];
   readonly others: readonly string[];
 }
 
-/** The user of that id; else those who have or had the login id, who has it now first. */
-async function resolve({ db, t }: Db, userOrLoginId: string): Promise<Resolved> {
+/** The user of that id; else those who have or had the login id, who has it now first; else who may be of that id. */
+export async function findMeant({ db, t }: Db, userOrLoginId: string): Promise<Meant> {
   const found = await rows<{ userId: string; isId: boolean; loginIds: readonly string[] }>(
     db,
     sql`select user_id as "userId", user_id = ${userOrLoginId} as "isId", login_ids as "loginIds"
@@ -212,7 +212,7 @@ async function listEvents(
     // One that names somebody by id is about them, whoever had the login id before.
     sql`with named as materialized (
           select event_id, received_at, seq from ${t.events}
-          where ${whereNamed(userId, textArray(loginIds))}),
+          where ${whereNamed([userId], textArray(loginIds))}),
         latest as (
           select event_id from named order by received_at desc, seq desc limit ${MOST + 1})
         select event_id as "eventId", user_ids = '{}' as "byLoginId", action,
