@@ -90,6 +90,8 @@ async function runCommand(
       log: createLogger({ level: config.LOG_LEVEL }),
       stdout: (line) => process.stdout.write(`${line}\n`),
       stderr: (line) => process.stderr.write(`${line}\n`),
+      print,
+      isStdoutTerminal: process.stdout.isTTY,
       isTerminal: process.stderr.isTTY,
       json: options['json'] === true,
       signal: listenForSignals(),
@@ -97,6 +99,14 @@ async function runCommand(
     },
     options,
   );
+}
+
+function print(text: string): Promise<boolean> {
+  return new Promise((resolve) => {
+    process.stdout.write(text, (error) => {
+      resolve(!error);
+    });
+  });
 }
 
 /** From src as well as from dist/src. */

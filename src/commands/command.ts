@@ -1,4 +1,5 @@
 import { UsageError } from '../errors.ts';
+import { parseMoment } from '../inbox/fields.ts';
 
 import type { Config, Needs } from '../config.ts';
 import type { Logger } from '../log.ts';
@@ -14,6 +15,13 @@ export interface CommandContext {
   stdout(line: string): void;
   /** Prints one line for a person, beside the answer. */
   stderr(line: string): void;
+  /**
+   * Writes text to stdout; resolves once it is taken, so that an answer of any length is held nowhere.
+   * False where nobody reads any more (`| head`): the rest can be left out.
+   */
+  print(text: string): Promise<boolean>;
+  /** A person is watching stdout: a table makes sense. */
+  readonly isStdoutTerminal: boolean;
   /** A person is watching stderr: a progress bar makes sense. */
   readonly isTerminal: boolean;
   /** `--json` was given. */
@@ -59,4 +67,16 @@ export function parseWholeNumber(
   const value = typeof text === 'string' && text.trim() !== '' ? Number(text) : Number.NaN;
   if (Number.isInteger(value) && value >= min && value <= max) return value;
   throw new UsageError(`--${name} must be a whole number from ${min} to ${max}`);
+}
+
+/** ISO-8601; undefined where the option is absent. @throws UsageError where it is no instant */
+export function parseInstant(options: CommandOptions, name: string): string | undefined {
+  const text = options[name];
+  if (text === undefined) return undefined;
+  const instantMs = typeof text === 'string' ? parseMoment(text) : null;
+  if (instantMs !== null) return new Date(instantMs).toISOString();
+  throw new UsageError(
+    `--${name} must be an instant such as 2026-11-21, 2026-11-21T08:00Z or 2026-11-21T08:00+01:00 ` +
+      '(UTC where it names no zone)',
+  );
 }

@@ -95,8 +95,23 @@ export const COMMANDS: readonly CommandDescription[] = [
   },
   {
     name: 'events',
-    summary: 'search and export the audit trail',
-    example: 'rollcall events --json',
+    summary: 'search and export the audit trail: who did what to whom',
+    example: "rollcall events --user ada@example.com --action 'User*' --since 2026-11-01",
+    options: [
+      ['--user <user>', 'whom it happened to: user id or login id'],
+      ['--actor <id>', 'who did it: id of a user or a management key'],
+      ['--action <action>', "such as UserModified, or the beginning of several: 'User*'"],
+      ['--tenant <id>', 'tenant id'],
+      ['--since <instant>', 'happened then or later (ISO 8601)'],
+      ['--until <instant>', 'happened before then'],
+      ['--changed <field>', 'a changed field, with a value in it or without: roleNames=admin'],
+      ['--limit <count>', 'the newest so many, up to 1000 (default: 50)'],
+      ['--all', 'all of them'],
+      [
+        '--format <format>',
+        'table, csv or jsonl (default: a table on a terminal, else plain lines)',
+      ],
+    ],
     needs: nothing,
   },
   {

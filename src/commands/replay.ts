@@ -1,9 +1,9 @@
 import { UsageError } from '../errors.ts';
-import { toInstantMs } from '../inbox/fields.ts';
 import { countPending } from '../inbox/pending.ts';
 import { putBackEvents, type ReplaySelection } from '../inbox/replay.ts';
 import { openSweep, unprovenWindows } from '../pull/ledger.ts';
 import { applyPending } from './applyPending.ts';
+import { parseInstant } from './command.ts';
 import { withEngine } from './foreground.ts';
 import { countOf } from './table.ts';
 
@@ -46,9 +46,10 @@ async function listOpen({ mirror }: Engine): Promise<string[]> {
 }
 
 /** @throws UsageError where nothing is selected, or `--since` is no instant */
-function parseSelection({ since, user, failed }: CommandOptions): ReplaySelection {
+function parseSelection(options: CommandOptions): ReplaySelection {
+  const { user, failed } = options;
   const selection = {
-    since: typeof since === 'string' ? parseSince(since) : null,
+    since: parseInstant(options, 'since') ?? null,
     userId: typeof user === 'string' && user !== '' ? user : null,
     failedOnly: failed === true,
   };
@@ -59,13 +60,4 @@ function parseSelection({ since, user, failed }: CommandOptions): ReplaySelectio
     );
   }
   return selection;
-}
-
-function parseSince(text: string): string {
-  const sinceMs = toInstantMs(/^\d{4}-\d\d-\d\d$/.test(text) ? `${text}T00:00Z` : text);
-  if (sinceMs !== null) return new Date(sinceMs).toISOString();
-  throw new UsageError(
-    '--since must be an instant such as 2026-11-21, 2026-11-21T08:00Z or 2026-11-21T08:00+01:00 ' +
-      '(UTC where it names no zone)',
-  );
 }

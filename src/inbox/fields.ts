@@ -82,6 +82,12 @@ export function toInstantMs(value: unknown): number | null {
   return instantMs !== null && instantMs > 0 && instantMs <= MAX_INSTANT_MS ? instantMs : null;
 }
 
+/** The same for what a person types: a day alone begins at midnight, UTC. */
+export function parseMoment(text: string): number | null {
+  const moment = text.trim();
+  return toInstantMs(/^\d{4}-\d\d-\d\d$/.test(moment) ? `${moment}T00:00Z` : moment);
+}
+
 function numberToMs(value: unknown): number | null {
   if (typeof value !== 'number' || !Number.isFinite(value)) return null;
   return value > SECONDS_BELOW ? Math.trunc(value) : Math.round(value * 1000);

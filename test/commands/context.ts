@@ -23,6 +23,8 @@ export interface Outcome {
 export interface Running {
   readonly json?: boolean;
   readonly signal?: AbortSignal;
+  /** A person is watching stdout. */
+  readonly isTerminal?: boolean;
 }
 
 /** Runs a command in this process against a scene's Descope and database. */
@@ -30,7 +32,7 @@ export async function runCommand(
   module: CommandModule,
   scene: Pick<Scene, 'config' | 'logs'>,
   options: CommandOptions = {},
-  { json = false, signal = new AbortController().signal }: Running = {},
+  { json = false, signal = new AbortController().signal, isTerminal = false }: Running = {},
 ): Promise<Outcome> {
   const stdout: string[] = [];
   const stderr: string[] = [];
@@ -42,6 +44,11 @@ export async function runCommand(
     }),
     stdout: (line) => stdout.push(line),
     stderr: (line) => stderr.push(line),
+    print: (text) => {
+      stdout.push(...text.split('\n').slice(0, -1));
+      return Promise.resolve(true);
+    },
+    isStdoutTerminal: isTerminal,
     isTerminal: false,
     json,
     signal,
