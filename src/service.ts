@@ -9,6 +9,7 @@ import { verify } from '../jobs/verify.ts';
 import { startWorkers } from '../jobs/workers.ts';
 import { createEngine, type Engine } from './engine.ts';
 import { startAdminServer } from './http/admin.ts';
+import { createEventRouter } from './http/eventRoutes.ts';
 import { createHealth, type Health } from './http/health.ts';
 import { startPublicServer } from './http/public.ts';
 import { createInbox } from './inbox/record.ts';
@@ -19,6 +20,7 @@ import { adoptRestoredFeed } from './mirror/restored.ts';
 import { readExplain } from './readers/explain.ts';
 import { createStatusReader, readRecentChanges } from './readers/status.ts';
 import { setStatusGauges } from './readers/statusGauges.ts';
+import { searchEvents } from './readers/trail.ts';
 import { waitForUser } from './readers/wait.ts';
 import { createReleaseStack, type ReleaseStack } from './release.ts';
 import { createWebhookRouter, type DeliveryOutcome } from './webhook/router.ts';
@@ -214,6 +216,9 @@ async function startServers(parts: Parts): Promise<[number, number]> {
       return story?.userId === userId ? story : null;
     },
     waitFor: (userId, since, signal) => waitForUser(mirror, userId, since, signal),
+    eventRouter: createEventRouter({
+      searchEvents: (filter, signal) => searchEvents(mirror, filter, { signal }),
+    }),
     metrics: async () => {
       // While Postgres is away the process's own counters tell what it does to deliveries and jobs.
       const status = await readStatus().catch((error: unknown) => {

@@ -33,6 +33,8 @@ export interface AdminServerOptions {
   readonly waitFor?: (userId: string, since: string, signal: AbortSignal) => Promise<unknown>;
   /** Everything known about one user; null where there is nothing. */
   readonly explain?: (userId: string) => Promise<unknown>;
+  /** Search and export of the audit trail. */
+  readonly eventRouter?: Router;
   /** The queue board, shown under `/queues`; it brings its own security headers. */
   readonly queueBoard?: Router;
   /** Told of failures that are answered 500 or 503. */
@@ -228,6 +230,7 @@ export async function startAdminServer(options: AdminServerOptions): Promise<Run
   app.use(access);
   app.use(createStatusRouter(options));
   app.use(createUserRouter(options));
+  if (options.eventRouter) app.use(options.eventRouter);
   endWithJsonErrors(app, onError);
   return startListening(app, { host, port });
 }
