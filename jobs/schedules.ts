@@ -1,5 +1,6 @@
 import { schedule } from 'node-cron';
 
+import { prune } from './prune.ts';
 import { pullAudit } from './pullAudit.ts';
 import { pullModified } from './pullModified.ts';
 import { sweep } from './sweep.ts';
@@ -17,12 +18,16 @@ export interface ScheduleSettings {
   readonly onError: (error: unknown) => void;
 }
 
+/** Hourly, at a minute when nothing else begins. */
+const PRUNE_LINE = '23 * * * *';
+
 /** Starts the ticks. They only enqueue, with the tick's own time as id: ten replicas add one job. */
 export function startSchedules(settings: ScheduleSettings): { stop(): void } {
   const { enqueue } = settings;
   const ticks = [
     [settings.modified, (id: string) => enqueue(pullModified, {}, { dedupeId: `modified-${id}` })],
     [settings.audit, (id: string) => enqueue(pullAudit, {}, { dedupeId: `audit-${id}` })],
+    [PRUNE_LINE, (id: string) => enqueue(prune, {}, { dedupeId: `prune-${id}` })],
     [settings.verify, (id: string) => enqueue(verify, {}, { dedupeId: `verify-${id}` })],
     [
       settings.sweep,

@@ -1,19 +1,17 @@
 import { z } from 'zod';
 
-import { pruneLedger } from '../src/pull/prune.ts';
 import { verifySample } from '../src/pull/sample.ts';
 import { defineJob, KEEP } from './define.ts';
 
 import type { VerifyDeps } from '../src/pull/drift.ts';
 
-/** Compares counts and a random sample with Descope; writes what it found, and prunes the ledger it writes to. */
+/** Compares counts and a random sample with Descope, and writes what it found. */
 export const verify = defineJob({
   name: 'verify',
   queue: 'pulls',
   payload: z.strictObject({}),
   options: { attempts: 1, ...KEEP },
   async process(deps: { readonly verify: VerifyDeps }, _payload, signal): Promise<void> {
-    await pruneLedger(deps.verify.mirror);
     await verifySample(deps.verify, signal);
   },
 });

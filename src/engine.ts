@@ -10,6 +10,7 @@ import { openModifiedWindow, type ModifiedDeps } from './pull/modified.ts';
 import { openRun } from './pull/ledger.ts';
 import { createPatientClient } from './pull/patient.ts';
 
+import type { PruneDeps } from '../jobs/prune.ts';
 import type { Queues } from '../jobs/queues.ts';
 import type { Applied } from './apply/events.ts';
 import type { Config } from './config.ts';
@@ -47,6 +48,7 @@ export interface Engine {
     readonly audit: AuditDeps;
     readonly sweep: SweepDeps;
     readonly verify: VerifyDeps;
+    readonly prune: PruneDeps;
   };
   /** Hands new inbox events to the queue; many callers share a round trip. */
   readonly enqueueEvents: (eventIds: readonly string[]) => Promise<void>;
@@ -116,6 +118,7 @@ export function createEngine(options: EngineOptions): Engine {
       },
       sweep: { ...pulls, breaker, overlapMs },
       verify: { ...pulls, breaker, settleMs },
+      prune: toPruneDeps(config, mirror),
     },
     enqueueEvents,
     signal: stopping.signal,
@@ -123,6 +126,11 @@ export function createEngine(options: EngineOptions): Engine {
       stopping.abort();
     },
   };
+}
+
+function toPruneDeps(config: Config, mirror: Mirror): PruneDeps {
+  const { EVENT_RETENTION_DAYS: eventDays, TOMBSTONE_RETENTION_DAYS: tombstoneDays } = config;
+  return { mirror, eventDays, tombstoneDays };
 }
 
 /** The SDK within the budget, patient, every attempt counted. */

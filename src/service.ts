@@ -1,4 +1,5 @@
 import { applyEvents } from '../jobs/applyEvents.ts';
+import { prune } from '../jobs/prune.ts';
 import { pullAudit } from '../jobs/pullAudit.ts';
 import { pullModified } from '../jobs/pullModified.ts';
 import { migrateQueues, openQueues, type Queues, type QueueSettings } from '../jobs/queues.ts';
@@ -147,7 +148,7 @@ function startWork({ options, engine, queues, releases }: Parts, settings: Queue
   const { metrics } = engine;
   const workers = startWorkers<WorkDeps>({
     queues: settings,
-    jobs: [applyEvents, pullModified, pullAudit, sweep, sweepWindow, verify],
+    jobs: [applyEvents, pullModified, pullAudit, sweep, sweepWindow, verify, prune],
     deps: { ...engine.jobs, enqueue: queues.enqueue },
     log,
     concurrency: { events: config.WORKER_CONCURRENCY, pulls: 12 },

@@ -48,6 +48,14 @@ export const userRecordType: SQL = sql.raw(
     .join(', '),
 );
 
+/** `email = default, …`: leaves of a row what a user has that was never seen, the id alone. */
+export const clearedColumns: SQL = sql.raw(
+  names
+    .filter((name) => name !== 'user_id')
+    .map((name) => `${name} = default`)
+    .join(', '),
+);
+
 /** JSON text of an array of records that `userRecordType` describes. */
 export function toUserRecords(observations: readonly Present[]): string {
   const records = observations.map(({ row, observedAt }) => {

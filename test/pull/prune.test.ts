@@ -1,18 +1,18 @@
 import { sql } from 'drizzle-orm';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 
-import { verify } from '../../jobs/verify.ts';
 import { rows } from '../../src/mirror/database.ts';
 import { pruneLedger } from '../../src/pull/prune.ts';
 import { createTestDatabase, type TestDatabase } from '../support/database.ts';
-
-import type { VerifyDeps } from '../../src/pull/drift.ts';
 
 let database: TestDatabase;
 beforeEach(async () => {
   database = await createTestDatabase();
 });
 afterEach(() => database.drop());
+
+/** In so many steps at most. */
+const prune = (steps = 10) => pruneLedger(database.mirror, steps, new AbortController().signal);
 
 const execute = (statement: string) => database.mirror.db.execute(sql.raw(statement));
 
@@ -62,11 +62,11 @@ describe('pruneLedger', () => {
     await addRun('last drift', 80, { pull: 'verify', reason: 'everyone', outcome: 'partial' });
     await addRun('sample', 35, { pull: 'verify', reason: 'sample' });
     await addRun('last sample', 1, { pull: 'verify', reason: 'sample' });
-    expect(await pruneLedger(database.mirror)).toBe(4);
+    expect(await prune()).toBe(4);
     const kept = ['fresh', 'gap', 'last drift', 'last proof', 'last sample', 'last sweep'];
     const names = [...kept, 'refilled', 'sweep under way'];
     expect(await left()).toEqual({ runs: names, windows: names });
-    expect(await pruneLedger(database.mirror)).toBe(0);
+    expect(await prune()).toBe(0);
   });
 
   it('takes small steps, the oldest first, and two at once do no harm', async () => {
@@ -74,20 +74,11 @@ describe('pruneLedger', () => {
       insert into descope.sync_runs (pull, reason, outcome, finished_at)
       select 'audit', 'schedule', 'complete', clock_timestamp() - n * interval '1 minute'
       from generate_series(1, 45000) as n order by n desc`);
-    expect(await pruneLedger(database.mirror)).toBe(1_000);
-    await Promise.all([pruneLedger(database.mirror), pruneLedger(database.mirror)]);
-    for (let pruned = 1; pruned > 0;) pruned = await pruneLedger(database.mirror);
+    expect(await prune(1)).toBe(1_000);
+    await Promise.all([prune(), prune()]);
+    await prune();
     const { runs } = await left();
     expect(runs.length).toBeGreaterThan(43_190);
     expect(runs.length).toBeLessThanOrEqual(43_200);
-  });
-
-  it('is done by each light verification, whatever comes of that', async () => {
-    await addRun('old', 31);
-    await addRun('fresh', 1);
-    // Nothing is asked before a first sweep has completed.
-    const deps = { mirror: database.mirror } as VerifyDeps;
-    await verify.process({ verify: deps }, {}, new AbortController().signal);
-    expect((await left()).runs).toEqual(['fresh']);
   });
 });

@@ -1,0 +1,33 @@
+import { z } from 'zod';
+
+import { reduceTombstones } from '../src/apply/tombstones.ts';
+import { pruneEvents } from '../src/inbox/prune.ts';
+import { pruneLedger } from '../src/pull/prune.ts';
+import { defineJob, KEEP } from './define.ts';
+
+import type { Mirror } from '../src/mirror/database.ts';
+
+export interface PruneDeps {
+  readonly mirror: Mirror;
+  /** `EVENT_RETENTION_DAYS`. */
+  readonly eventDays: number;
+  /** `TOMBSTONE_RETENTION_DAYS`. */
+  readonly tombstoneDays: number;
+}
+
+/** Steps of a run, each of a thousand rows: a million events are some 5 s, as many tombstones two minutes. */
+const STEPS = 1_000;
+
+/** Removes what is kept no longer: events, last snapshots of the deleted, the ledger. Asks Descope nothing. */
+export const prune = defineJob({
+  name: 'prune',
+  queue: 'pulls',
+  payload: z.strictObject({}),
+  options: { attempts: 1, ...KEEP },
+  async process(deps: { readonly prune: PruneDeps }, _payload, signal): Promise<void> {
+    const { mirror, eventDays, tombstoneDays } = deps.prune;
+    await pruneLedger(mirror, STEPS, signal);
+    await pruneEvents(mirror, { days: eventDays, steps: STEPS }, signal);
+    await reduceTombstones(mirror, { days: tombstoneDays, steps: STEPS }, signal);
+  },
+});
