@@ -16,6 +16,7 @@ import type { RequestKind } from './requestLog.ts';
 
 export interface ApiRequest {
   readonly kind: RequestKind;
+  readonly path: string;
   readonly query: URLSearchParams;
   /** Parsed JSON; undefined for a GET. */
   readonly body: unknown;
@@ -34,6 +35,7 @@ export interface Api {
   readonly directory: Directory;
   readonly behaviour: Behaviour;
   readonly delivery: Delivery;
+  readonly projectId: string;
 }
 
 const ROUTES: Readonly<Record<string, RequestKind>> = {
@@ -46,8 +48,12 @@ const ROUTES: Readonly<Record<string, RequestKind>> = {
   'POST /v2/mgmt/connector/audit/web/set': 'connector',
 };
 
+/** Followed by a project id: what sessions are signed with, for anybody to read. */
+const KEYS_PATH = '/v2/keys/';
+
 /** Which operation a request is for; `other` where we know none. */
 export function kindOf(method: string, path: string): RequestKind {
+  if (method === 'GET' && path.startsWith(KEYS_PATH)) return 'keys';
   return ROUTES[`${method} ${path}`] ?? 'other';
 }
 
@@ -55,6 +61,8 @@ export function kindOf(method: string, path: string): RequestKind {
 export function toError(status: number, errorCode: string, errorDescription: string): ApiAnswer {
   return { status, body: { errorCode, errorDescription, errorMessage: errorDescription } };
 }
+
+const NO_SUCH_OPERATION = toError(404, 'E011000', 'No such operation');
 
 /** Answers one request. @throws ZodError where the body is not what the operation takes */
 export function answer(api: Api, request: ApiRequest): ApiAnswer {
@@ -71,8 +79,10 @@ export function answer(api: Api, request: ApiRequest): ApiAnswer {
       return { status: 200, body: { rateLimitTier: 'tier2' } };
     case 'connector':
       return answerConnector(api, request);
+    case 'keys':
+      return answerKeys(api, request);
     case 'other':
-      return toError(404, 'E011000', 'No such operation');
+      return NO_SUCH_OPERATION;
   }
 }
 
@@ -144,7 +154,16 @@ const connectorRequest = z.object({
     .optional(),
 });
 
-function answerConnector({ delivery }: Api, request: ApiRequest): ApiAnswer {
+/** Status and code for an unknown project are not documented. */
+function answerKeys({ projectId }: Api, { path }: ApiRequest): ApiAnswer {
+  if (path !== KEYS_PATH + projectId) return toError(404, 'E011404', 'No such project');
+  const key = { alg: 'RS256', e: 'AQAB', kid: 'SK2simulated', kty: 'RSA', n: 'AQAB', use: 'sig' };
+  return { status: 200, body: { keys: [key] } };
+}
+
+function answerConnector({ delivery, behaviour }: Api, request: ApiRequest): ApiAnswer {
+  if (behaviour.connector === 'noSuchOperation') return NO_SUCH_OPERATION;
+  if (behaviour.connector === 'forbidden') return toError(403, 'E011403', 'Not permitted');
   const set = connectorRequest.parse(request.body);
   const { bearerToken, basic, apiKey } = set.authentication ?? {};
   delivery.configure({

@@ -32,6 +32,8 @@ const behaviour = z.strictObject({
   unknownIds: z.enum(['skip', 'fail']),
   /** The HTTP status that carries E112102, "user not found". */
   missingUserStatus: z.union([z.literal(400), z.literal(404), z.literal(200)]),
+  /** What the management API says to making an audit webhook connector. */
+  connector: z.enum(['made', 'noSuchOperation', 'forbidden']),
   /** `shuffled`: users of one and the same instant change places between requests. */
   tieOrder: z.enum(['stable', 'shuffled']),
   /** Where an event about several users carries their ids. */
@@ -74,6 +76,7 @@ export function defaultBehaviour(): Behaviour {
     maxLoadIds: 100,
     unknownIds: 'skip',
     missingUserStatus: 400,
+    connector: 'made',
     tieOrder: 'stable',
     pluralIds: 'dataUserIds',
     // The documented limits: 200 a minute for user searches, 10 for the audit search.

@@ -6,6 +6,7 @@ export const REQUEST_KINDS = [
   'audit',
   'license',
   'connector',
+  'keys',
   'other',
 ] as const;
 export type RequestKind = (typeof REQUEST_KINDS)[number];

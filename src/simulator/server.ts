@@ -146,13 +146,15 @@ async function handleApi(
     broken === undefined
       ? tryAnswer(simulator, {
           kind,
+          path: arrival.url.pathname,
           query: arrival.url.searchParams,
           body,
           asOfMs,
           turn: arrival.turn,
         })
       : toError(400, 'E011001', broken);
-  const reply = knowsKey(simulator, request)
+  const mayAsk = kind === 'keys' || knowsKey(simulator, request);
+  const reply = mayAsk
     ? replyTo(simulator, { kind, turn: arrival.turn, atMs }, toAnswer)
     : toReply(toError(401, 'E011401', 'Invalid management key or project id'));
   requests.add({ kind, status: reply.status, atMs });

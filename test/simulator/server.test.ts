@@ -307,3 +307,31 @@ describe('the directory', () => {
     expect(directory.answer(user.userId)?.name).toBe('Unmoved');
   });
 });
+
+describe('what an audit webhook is set up by', () => {
+  const SET = '/v2/mgmt/connector/audit/web/set';
+  const webhook = { name: 'Rollcall', url: 'http://127.0.0.1:1/hook', hmacSecret: 'secret' };
+
+  test('a connector is made, or refused where the switch says so', async () => {
+    const asked = await start();
+    expect(await asked.post(SET, webhook)).toMatchObject({
+      status: 200,
+      body: { id: expect.stringMatching(/^CI/) as string },
+    });
+    applyBehaviour(asked.simulator.behaviour, { connector: 'forbidden' });
+    expect((await asked.post(SET, webhook)).status).toBe(403);
+    applyBehaviour(asked.simulator.behaviour, { connector: 'noSuchOperation' });
+    expect((await asked.post(SET, webhook)).status).toBe(404);
+    applyBehaviour(asked.simulator.behaviour, { connector: 'made' });
+    expect((await asked.post(SET, { ...webhook, url: 'nowhere' })).status).toBe(400);
+  });
+
+  test('anybody may read the keys of the project, and of no other', async () => {
+    const { simulator } = await start();
+    const keysOf = (id: string) => fetch(`${simulator.url}/v2/keys/${id}`);
+    const keys = await keysOf(simulator.projectId);
+    expect([keys.status, await keys.json()]).toMatchObject([200, { keys: [{ use: 'sig' }] }]);
+    expect((await keysOf('P2another')).status).toBe(404);
+    expect(simulator.requests.countOf('keys')).toBe(2);
+  });
+});
