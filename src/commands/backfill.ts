@@ -4,6 +4,7 @@ import { advanceSweep, startSweep } from '../pull/sweep.ts';
 import { readRun, type RunView } from '../readers/runs.ts';
 import { withEngine } from './foreground.ts';
 import { createProgressView, type ProgressView } from './progress.ts';
+import { tell } from './table.ts';
 
 import type { Engine } from '../engine.ts';
 import type { CommandContext, ExitCode } from './command.ts';
@@ -79,13 +80,13 @@ function report(context: CommandContext, result: RunView, view: ProgressView): E
     context.stdout(JSON.stringify(result));
   } else {
     const { outcome, users, requests, created, updated, deleted, held, reason } = result;
-    context.stdout(
+    tell(
+      context,
       `sweep ${outcome}: ${users} users read with ${requests} requests; ` +
         `${created} created, ${updated} updated, ${deleted} deleted`,
     );
-    if (reason !== null) context.stdout(reason);
-    if (held > 0)
-      context.stdout(`${held} deletions are held: more than the breaker allows at once`);
+    if (reason !== null) tell(context, reason);
+    if (held > 0) tell(context, `${held} deletions are held: more than the breaker allows at once`);
   }
   return result.outcome === 'complete' && result.held === 0 ? 0 : 3;
 }

@@ -3,6 +3,7 @@ import { parseMoment } from '../inbox/fields.ts';
 
 import type { Config, Needs } from '../config.ts';
 import type { Logger } from '../log.ts';
+import type { Screen } from './screen.ts';
 
 /** 0 done · 1 failed · 2 usage or configuration · 3 done, but the answer is "no" (drift, gaps, held). */
 export type ExitCode = 0 | 1 | 2 | 3;
@@ -20,10 +21,10 @@ export interface CommandContext {
    * False where nobody reads any more (`| head`): the rest can be left out.
    */
   print(text: string): Promise<boolean>;
-  /** A person is watching stdout: a table makes sense. */
-  readonly isStdoutTerminal: boolean;
   /** A person is watching stderr: a progress bar makes sense. */
   readonly isTerminal: boolean;
+  /** What stdout is written on: how wide, and coloured or not. */
+  readonly screen: Screen;
   /** `--json` was given. */
   readonly json: boolean;
   /** Aborts at the first SIGINT, SIGTERM or SIGHUP: finish what cannot be left, then return. */
@@ -42,16 +43,22 @@ export interface CommandModule {
   run(context: CommandContext, options: CommandOptions): Promise<ExitCode>;
 }
 
-/** How a command presents itself; the module behind it is loaded when it is run. */
-export interface CommandDescription {
-  /** As typed, and the name of its file. */
+/** How a command, or one of its subcommands, presents itself. */
+export interface Presentation {
+  /** As typed. */
   readonly name: string;
   readonly summary: string;
-  /** One line that works as it stands. */
-  readonly example: string;
+  /** Lines that work as they stand. */
+  readonly example: string | readonly string[];
   /** In commander's notation: `<required>`, `[optional]`, `[several...]`. */
   readonly arguments?: readonly (readonly [notation: string, meaning: string])[];
   readonly options?: readonly (readonly [notation: string, meaning: string])[];
+}
+
+/** A command; its name is that of its file too, and the module behind it is loaded when it is run. */
+export interface CommandDescription extends Presentation {
+  /** What follows the name; which one was typed is told to the module as the option `action`. */
+  readonly subcommands?: readonly Presentation[];
   /** Which settings must be there. */
   needs(options: CommandOptions): Needs;
 }

@@ -2,10 +2,11 @@ import { approveHeld, rejectHeld } from '../apply/held.ts';
 import { hidePersonalData, UsageError } from '../errors.ts';
 import { listHeld, listNotHeld, type HeldDeletion } from '../readers/deletions.ts';
 import { withEngine, withMirror } from './foreground.ts';
-import { countOf, toTable } from './table.ts';
+import { countOf, layOut } from './table.ts';
 
 import type { Mirror } from '../mirror/database.ts';
 import type { CommandContext, CommandOptions, ExitCode } from './command.ts';
+import type { Screen } from './screen.ts';
 
 const ACTIONS = { list, approve, reject } as const;
 
@@ -32,7 +33,9 @@ async function list(context: CommandContext, userIds: readonly string[]): Promis
     if (context.json) context.stdout(JSON.stringify(found));
     else if (held === 0) context.stdout('no deletions are held');
     else {
-      for (const line of toTable([HEADINGS, ...deletions.map(toCells)])) context.stdout(line);
+      for (const line of layOut(toRows(deletions, context.screen), context.screen)) {
+        context.stdout(line);
+      }
       if (held > deletions.length) {
         context.stdout(`… and ${held - deletions.length} more, in the table deletions`);
       }
@@ -48,9 +51,17 @@ async function list(context: CommandContext, userIds: readonly string[]): Promis
 
 const HEADINGS = ['user', 'nominated', 'verified', 'witness', 'evidence'];
 
-function toCells(deletion: HeldDeletion): string[] {
-  const { userId, nominatedAt, verifiedAt, witness, evidence } = deletion;
-  return [userId, nominatedAt, verifiedAt ?? '–', witness, evidence ?? '–'];
+function toRows(deletions: readonly HeldDeletion[], { columns, paint }: Screen): string[][] {
+  // Exact in a pipe; for eyes to the second, and in two words, so that a narrow column can hold them.
+  const told = (instant: string) =>
+    columns === null ? instant : `${instant.slice(0, 19).replace('T', ' ')}Z`;
+  return [
+    HEADINGS.map(paint.bold),
+    ...deletions.map(({ userId, nominatedAt, verifiedAt, witness, evidence }) => [
+      ...[userId, told(nominatedAt), verifiedAt === null ? '–' : told(verifiedAt)],
+      ...[witness, evidence ?? '–'],
+    ]),
+  ];
 }
 
 async function approve(context: CommandContext, userIds: readonly string[]): Promise<ExitCode> {

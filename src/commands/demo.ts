@@ -91,9 +91,7 @@ async function runDemo(context: CommandContext, releases: ReleaseStack): Promise
   startLiving(simulator, service.publicPort, releases);
   await showFill(context, mirror);
   if (!signal.aborted) {
-    say(
-      'filled; people now sign up, change and leave, and some of the webhooks are lost. Ctrl-C ends it.',
-    );
+    say('filled; people sign up, change and leave, and some webhooks are lost. Ctrl-C ends');
   }
   await untilAborted(signal);
   say('stopping');

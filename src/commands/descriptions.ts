@@ -4,6 +4,15 @@ import type { CommandDescription } from './command.ts';
 const nothing = (): Needs => ({ descope: false, receives: false, serves: false });
 const descope = (): Needs => ({ descope: true, receives: false, serves: false });
 
+/** Commands by what they are for, as the help lists them. */
+export const GROUPS: readonly (readonly [heading: string, names: readonly string[]])[] = [
+  ['To look around', ['demo', 'simulate']],
+  ['To set up', ['doctor', 'webhook', 'migrate']],
+  ['To run', ['start', 'backfill', 'sync', 'import']],
+  ['To ask', ['status', 'verify', 'explain', 'events']],
+  ['To decide', ['deletions', 'replay', 'erase']],
+];
+
 /**
  * Every command there is or will be. One without its file in this folder is not offered: adding
  * the file is all it takes.
@@ -79,10 +88,26 @@ export const COMMANDS: readonly CommandDescription[] = [
   {
     name: 'deletions',
     summary: "the breaker's held deletions: list, approve or reject them",
-    example: 'rollcall deletions approve',
-    arguments: [
-      ['<action>', 'list, approve or reject'],
-      ['[ids...]', 'user ids; all held ones where none is named'],
+    example: ['rollcall deletions list', 'rollcall deletions approve'],
+    subcommands: [
+      {
+        name: 'list',
+        summary: 'who is held, since when and why; exit 3 where anybody is',
+        example: 'rollcall deletions list --json',
+        arguments: [['[ids...]', 'user ids; all held ones where none is named']],
+      },
+      {
+        name: 'approve',
+        summary: 'let them happen, where a load by id still says that the user is gone',
+        example: ['rollcall deletions approve', 'rollcall deletions approve U2bq…01 U2bq…02'],
+        arguments: [['[ids...]', 'user ids; all held ones where none is named']],
+      },
+      {
+        name: 'reject',
+        summary: 'drop them: the users stay until something else is found',
+        example: 'rollcall deletions reject U2bq0000000000000000000000001',
+        arguments: [['[ids...]', 'user ids; all held ones where none is named']],
+      },
     ],
     needs: (options) => (options['action'] === 'approve' ? descope() : nothing()),
   },
@@ -125,16 +150,46 @@ export const COMMANDS: readonly CommandDescription[] = [
     name: 'doctor',
     summary:
       'check credentials, time unit, page size, Postgres, Redis, webhook; say how to fix each',
-    example: 'rollcall doctor',
+    example: ['rollcall doctor', "rollcall doctor --json | jq '.checks[] | select(.remedy)'"],
     needs: descope,
   },
   {
     name: 'webhook',
     summary: 'create the audit webhook connector, or check a captured delivery against our secrets',
-    example: 'rollcall webhook create --url https://rollcall.example.com/webhooks/descope',
-    arguments: [['<action>', 'create or check']],
-    options: [['--url <url>', 'where Descope reaches us']],
-    needs: descope,
+    example: [
+      'rollcall webhook create --url https://rollcall.example.com',
+      'rollcall webhook check --wait 60',
+    ],
+    subcommands: [
+      {
+        name: 'create',
+        summary: 'create the connector with a new secret, and print what to set',
+        example: 'rollcall webhook create --url https://rollcall.example.com/webhooks/descope',
+        options: [
+          ['--url <url>', 'where Descope reaches us'],
+          ['--name <name>', 'of the connector (default: Rollcall)'],
+        ],
+      },
+      {
+        name: 'check',
+        summary: 'say which secret and which bytes a delivery was signed with, or why none fits',
+        example: [
+          'rollcall webhook check --body delivery.json --signature q83vEjRW…=',
+          "rollcall webhook check --body delivery.json --header 'Authorization: Bearer …'",
+          'rollcall webhook check --wait 60',
+        ],
+        options: [
+          ['--body <file>', 'the body as it was received, byte for byte; - reads stdin'],
+          ['--signature <text>', 'of the header x-descope-webhook-s256'],
+          ['--header <lines...>', "other headers that came with it, 'Name: value'"],
+          [
+            '--wait <seconds>',
+            'take the next delivery on PORT instead (while nothing else listens)',
+          ],
+        ],
+      },
+    ],
+    needs: ({ action }) => (action === 'create' ? descope() : nothing()),
   },
   {
     name: 'migrate',

@@ -11,9 +11,10 @@ import { isAction, type TrailFilter } from '../readers/trailFilter.ts';
 import { toTexts, TRAIL_FORMATS } from '../readers/trailText.ts';
 import { parseInstant, parseWholeNumber } from './command.ts';
 import { withMirror } from './foreground.ts';
-import { toTable } from './table.ts';
+import { layOut } from './table.ts';
 
 import type { CommandContext, CommandOptions, ExitCode } from './command.ts';
+import type { Screen } from './screen.ts';
 
 const FORMATS = ['table', ...TRAIL_FORMATS] as const;
 
@@ -79,7 +80,7 @@ function chooseFormat(context: CommandContext, { format, all }: CommandOptions):
     }
     return 'json';
   }
-  if (format === undefined) return context.isStdoutTerminal ? 'table' : 'lines';
+  if (format === undefined) return context.screen.columns === null ? 'lines' : 'table';
   const known = FORMATS.find((one) => one === format);
   if (known === undefined) throw new UsageError(`--format must be one of ${FORMATS.join(', ')}`);
   return known;
@@ -96,7 +97,9 @@ async function tell(
   format: Exclude<Format, 'json'>,
 ): Promise<void> {
   const texts =
-    format === 'table' || format === 'lines' ? toLines(pages, format) : toTexts(pages, format);
+    format === 'table' || format === 'lines'
+      ? toLines(context.screen, pages, format)
+      : toTexts(pages, format);
   for await (const text of texts) if (!(await context.print(text))) return;
 }
 
@@ -108,6 +111,7 @@ function tellRest(context: CommandContext, { events, next }: TrailPage): void {
 const HEADINGS = ['occurred', 'action', 'actor', 'about', 'tenants', 'changed', 'state'];
 
 async function* toLines(
+  screen: Screen,
   pages: AsyncIterable<readonly TrailEvent[]>,
   format: 'table' | 'lines',
 ): AsyncGenerator<string, void> {
@@ -118,7 +122,7 @@ async function* toLines(
     const lines =
       format === 'lines'
         ? cells.map((row) => row.join('\t'))
-        : toTable(isFirst && cells.length > 0 ? [HEADINGS, ...cells] : cells);
+        : layOut(isFirst && cells.length > 0 ? [HEADINGS, ...cells] : cells, screen);
     isFirst = false;
     yield lines.map((line) => `${line}\n`).join('');
   }

@@ -1,7 +1,8 @@
 import { UsageError } from '../errors.ts';
 import { readExplain, type Explanation, type PresentState } from '../readers/explain.ts';
 import { withMirror } from './foreground.ts';
-import { toTable } from './table.ts';
+import { PIPE, type Screen } from './screen.ts';
+import { layOut, tell } from './table.ts';
 
 import type { CommandContext, CommandOptions, ExitCode } from './command.ts';
 
@@ -14,17 +15,18 @@ export async function run(context: CommandContext, options: CommandOptions): Pro
     if (explanation === null) {
       // What was asked for is not repeated: it may be a mail address.
       const reason = 'nothing is known of this user: no row, no event, no change, no deletion';
-      context.stdout(context.json ? JSON.stringify({ known: false, reason }) : reason);
+      if (context.json) context.stdout(JSON.stringify({ known: false, reason }));
+      else tell(context, reason);
       return 3;
     }
     if (context.json) context.stdout(JSON.stringify({ known: true, ...explanation }));
-    else for (const line of toLines(explanation)) context.stdout(line);
+    else for (const line of toLines(explanation, context.screen)) tell(context, line);
     return 0;
   });
 }
 
 /** Pure. */
-export function toLines(explanation: Explanation): string[] {
+export function toLines(explanation: Explanation, screen: Screen = PIPE): string[] {
   const { userId, others, present, story, windows, truncated } = explanation;
   // What was asked for is not repeated: it may be a mail address.
   const who = userId ?? 'a login id that no user in the mirror has or had';
@@ -32,8 +34,10 @@ export function toLines(explanation: Explanation): string[] {
   if (others.length > 0) lines.push(`this login id was also that of ${others.join(', ')}`);
   lines.push('');
   if (truncated) lines.push('… and older ones, in the tables events, user_changes and deletions');
-  const rows = story.map(({ at, about, text }) => [at ?? 'now', about, text]);
-  lines.push(...(rows.length > 0 ? toTable(rows) : ['no event, change or deletion is recorded']));
+  const { paint } = screen;
+  const rows = story.map(({ at, about, text }) => [paint.dim(at ?? 'now'), about, text]);
+  const none = ['no event, change or deletion is recorded'];
+  lines.push(...(rows.length > 0 ? layOut(rows, screen) : none));
   lines.push('', ...windows.map(describeWindow));
   if (windows.length === 0) lines.push('no pull has read the time of its creation or last change');
   return lines;

@@ -4,7 +4,7 @@ import { UsageError } from '../errors.ts';
 import { importArchive, type ArchiveCounts } from '../inbox/archive.ts';
 import { claimProject } from '../mirror/project.ts';
 import { withMirror } from './foreground.ts';
-import { countOf } from './table.ts';
+import { countOf, tell } from './table.ts';
 
 import type { CommandContext, CommandOptions, ExitCode } from './command.ts';
 
@@ -39,7 +39,7 @@ export async function run(context: CommandContext, options: CommandOptions): Pro
     );
   });
   if (context.json) context.stdout(JSON.stringify({ ...counts, bad }));
-  else for (const line of toLines(counts)) context.stdout(line);
+  else for (const line of toLines(counts)) tell(context, line);
   if (!hasRead(counts)) return 1;
   return counts.badFiles > 0 ? 3 : 0;
 }

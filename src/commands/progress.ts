@@ -15,6 +15,11 @@ export interface ProgressView {
   stop(): void;
 }
 
+/** Beside the bar a line holds numbers and words of about so many characters. */
+const BESIDE_BAR = 72;
+const LONGEST_BAR = 40;
+const SHORTEST_BAR = 8;
+
 /** JSON lines come this often at most. */
 const LINE_EVERY_MS = 1_000;
 
@@ -25,8 +30,10 @@ export function createProgressView(
 ): ProgressView {
   if (context.json) return createJsonLines(context);
   if (!context.isTerminal) return { show: () => undefined, stop: () => undefined };
+  const columns = context.screen.columns ?? BESIDE_BAR + LONGEST_BAR;
   const bar = new SingleBar(
     {
+      barsize: Math.max(SHORTEST_BAR, Math.min(LONGEST_BAR, columns - BESIDE_BAR)),
       format: `${verb} {bar} {value}/{total} users · {rate} users/s · {requests} requests · {left} left`,
       etaBuffer: 50,
       hideCursor: true,

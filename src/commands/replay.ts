@@ -5,7 +5,7 @@ import { openSweep, unprovenWindows } from '../pull/ledger.ts';
 import { applyPending } from './applyPending.ts';
 import { parseInstant } from './command.ts';
 import { withEngine } from './foreground.ts';
-import { countOf } from './table.ts';
+import { countOf, tell } from './table.ts';
 
 import type { Engine } from '../engine.ts';
 import type { CommandContext, CommandOptions, ExitCode } from './command.ts';
@@ -25,7 +25,8 @@ export async function run(context: CommandContext, options: CommandOptions): Pro
     else if (putBack > 0) {
       context.stdout(`${countOf(applied, 'event')} applied, ${pending} still pending`);
       if (opened) {
-        context.stdout(
+        tell(
+          context,
           'a window or a sweep waits to be read: `rollcall start` does that by itself, ' +
             '`rollcall sync` reads windows, `rollcall backfill` sweeps',
         );

@@ -24,17 +24,16 @@ export async function run(context: CommandContext, options: CommandOptions): Pro
     const service = await startService({ config, log, databaseUrl: database.url, role });
     releases.push('service', () => service.stop());
     const { publicPort, adminPort } = service;
-    context.stdout(
-      context.json
-        ? JSON.stringify({ role, publicPort, adminPort })
-        : [
-            `rollcall runs (${role})`,
-            role === 'worker'
-              ? `probes http://localhost:${publicPort}/readyz`
-              : `webhook http://localhost:${publicPort}/webhooks/descope`,
-            `dashboard http://${config.ADMIN_HOST}:${adminPort}/`,
-          ].join(' · '),
-    );
+    const told = [
+      `rollcall runs (${role})`,
+      role === 'worker'
+        ? `probes http://localhost:${publicPort}/readyz`
+        : `webhook http://localhost:${publicPort}/webhooks/descope`,
+      `dashboard http://${config.ADMIN_HOST}:${adminPort}/`,
+    ];
+    if (context.json) context.stdout(JSON.stringify({ role, publicPort, adminPort }));
+    // A terminal may be narrower than the line that a log is better off with.
+    else context.stdout(told.join(context.screen.columns === null ? ' · ' : '\n  '));
     await untilAborted(context.signal);
     log.info('stopping');
     return 0;

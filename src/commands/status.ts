@@ -2,7 +2,8 @@ import { describeAge } from '../readers/age.ts';
 import { listParkedReasons, type ParkedReason } from '../readers/parked.ts';
 import { createStatusReader } from '../readers/status.ts';
 import { withMirror } from './foreground.ts';
-import { countOf, toTable } from './table.ts';
+import { PIPE, type Screen } from './screen.ts';
+import { countOf, layOut } from './table.ts';
 
 import type { StatusView } from '../readers/statusView.ts';
 import type { CommandContext, ExitCode } from './command.ts';
@@ -21,7 +22,7 @@ export async function run(context: CommandContext): Promise<ExitCode> {
     const view = await createStatusReader(mirror)();
     const status: Status = { ...view, parked: await listParkedReasons(mirror, REASONS) };
     if (context.json) context.stdout(JSON.stringify({ ...status, queues: undefined }));
-    else for (const line of toLines(status)) context.stdout(line);
+    else for (const line of toLines(status, context.screen)) context.stdout(line);
     return isFine(status) ? 0 : 3;
   });
 }
@@ -31,9 +32,12 @@ function isFine({ state, gaps, events, heldDeletions, driftRemains }: Status): b
   return state === 'complete' && gaps + events.parked + heldDeletions === 0 && !driftRemains;
 }
 
+const COLOURS = { complete: 'green', filling: 'cyan', behind: 'yellow', blocked: 'red' } as const;
+
 /** The sentence, then a table. Pure. */
-export function toLines(status: Status): string[] {
-  const { sentence, users, heldDeletions, lastError } = status;
+export function toLines(status: Status, screen: Screen = PIPE): string[] {
+  const { sentence, state, users, heldDeletions, lastError } = status;
+  const { paint } = screen;
   const rows = [
     ['users', `${users.live} live, ${countOf(users.tombstones, 'tombstone')}`],
     ...section('watermarks', status.watermarks.map(describeWatermark), 'none: nothing pulled yet'),
@@ -49,7 +53,8 @@ export function toLines(status: Status): string[] {
     ...section('budget', status.budget.map(describeBudget), 'no request sent yet'),
     ...(lastError ? [['last error', `${lastError.message} (${toMoment(lastError.at)})`]] : []),
   ];
-  return [`${sentence}.`, ...toTable(rows)];
+  const table = rows.map(([heading = '', ...cells]) => [paint.dim(heading), ...cells]);
+  return [paint[COLOURS[state]](paint.bold(`${sentence}.`)), ...layOut(table, screen)];
 }
 
 /** Several lines under one heading. */

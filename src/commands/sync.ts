@@ -6,6 +6,7 @@ import { openSweep } from '../pull/ledger.ts';
 import { pullModified } from '../pull/modified.ts';
 import { applyPending } from './applyPending.ts';
 import { withEngine } from './foreground.ts';
+import { tell } from './table.ts';
 
 import type { Engine } from '../engine.ts';
 import type { CommandContext, ExitCode } from './command.ts';
@@ -21,7 +22,8 @@ export async function run(context: CommandContext): Promise<ExitCode> {
     if (modified === 'notBegun') {
       const reason =
         'nothing to go on from yet: run `rollcall backfill` (or `rollcall start`) first';
-      context.stdout(context.json ? JSON.stringify({ outcome: 'notBegun', reason }) : reason);
+      if (context.json) context.stdout(JSON.stringify({ outcome: 'notBegun', reason }));
+      else tell(context, reason);
       return 3;
     }
     const audit = await whenFree(engine, () => pullAudit(engine.jobs.audit, signal));
@@ -38,11 +40,11 @@ export async function run(context: CommandContext): Promise<ExitCode> {
     if (context.json) {
       context.stdout(JSON.stringify({ outcome, eventsApplied: applied, eventsPending: left }));
     } else {
-      context.stdout(`synced: ${applied} events applied, ${left} still pending`);
+      tell(context, `synced: ${applied} events applied, ${left} still pending`);
       if (audit === 'sweep') {
-        context.stdout('the audit trail (30 days) no longer reaches back to the last pull');
+        tell(context, 'the audit trail (30 days) no longer reaches back to the last pull');
       }
-      if (isSweepDue) context.stdout('a sweep is due: run `rollcall backfill`, or let the service');
+      if (isSweepDue) tell(context, 'a sweep is due: run `rollcall backfill`, or let the service');
     }
     return outcome === 'complete' ? 0 : 3;
   });

@@ -4,7 +4,7 @@ import { verifyMirror } from '../pull/verify.ts';
 import { readLastProof } from '../readers/runs.ts';
 import { withEngine } from './foreground.ts';
 import { createProgressView } from './progress.ts';
-import { countOf } from './table.ts';
+import { countOf, tell } from './table.ts';
 
 import type { CommandContext, CommandOptions, ExitCode } from './command.ts';
 
@@ -25,7 +25,8 @@ export async function run(context: CommandContext, options: CommandOptions): Pro
   return withEngine(context, {}, async ({ mirror, jobs, signal }) => {
     if (!(await hasCompletedSweep(mirror.db, mirror))) {
       const reason = 'no sweep has completed yet: run `rollcall backfill` first';
-      context.stdout(context.json ? JSON.stringify({ outcome: 'notBegun', reason }) : reason);
+      if (context.json) context.stdout(JSON.stringify({ outcome: 'notBegun', reason }));
+      else tell(context, reason);
       return 3;
     }
     try {
@@ -37,7 +38,7 @@ export async function run(context: CommandContext, options: CommandOptions): Pro
       const outcome = left === 0 ? 'equal' : 'drift';
       const answer: Answer = { outcome, ...found, lastProof: await readLastProof(mirror) };
       if (context.json) context.stdout(JSON.stringify(answer));
-      else for (const line of toLines(answer, repair)) context.stdout(line);
+      else for (const line of toLines(answer, repair)) tell(context, line);
       return left === 0 ? 0 : 3;
     } finally {
       view.stop();

@@ -1,6 +1,7 @@
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
+import { PIPE, type Screen } from '../../src/commands/screen.ts';
 import { createLogger } from '../../src/log.ts';
 
 import type {
@@ -23,8 +24,10 @@ export interface Outcome {
 export interface Running {
   readonly json?: boolean;
   readonly signal?: AbortSignal;
-  /** A person is watching stdout. */
-  readonly isTerminal?: boolean;
+  /** A pipe where absent. */
+  readonly screen?: Screen;
+  /** A folder that is not there where absent: no embedded Postgres. */
+  readonly folder?: string;
 }
 
 /** Runs a command in this process against a scene's Descope and database. */
@@ -32,8 +35,9 @@ export async function runCommand(
   module: CommandModule,
   scene: Pick<Scene, 'config' | 'logs'>,
   options: CommandOptions = {},
-  { json = false, signal = new AbortController().signal, isTerminal = false }: Running = {},
+  running: Running = {},
 ): Promise<Outcome> {
+  const { json = false, signal = new AbortController().signal, screen = PIPE } = running;
   const stdout: string[] = [];
   const stderr: string[] = [];
   const context: CommandContext = {
@@ -48,12 +52,12 @@ export async function runCommand(
       stdout.push(...text.split('\n').slice(0, -1));
       return Promise.resolve(true);
     },
-    isStdoutTerminal: isTerminal,
     isTerminal: false,
+    screen,
     json,
     signal,
     // For the embedded Postgres, which a scene does not use.
-    folder: join(tmpdir(), 'rollcall-unused'),
+    folder: running.folder ?? join(tmpdir(), 'rollcall-unused'),
   };
   const exitCode = await module.run(context, options);
   return {

@@ -3,6 +3,7 @@ import { afterEach, describe, expect, it } from 'vitest';
 
 import * as backfill from '../../src/commands/backfill.ts';
 import * as deletions from '../../src/commands/deletions.ts';
+import { createScreen } from '../../src/commands/screen.ts';
 import * as sync from '../../src/commands/sync.ts';
 import { DescopeUnauthorised, UsageError } from '../../src/errors.ts';
 import { recordEvents } from '../../src/inbox/record.ts';
@@ -62,6 +63,10 @@ describe('rollcall deletions', () => {
     await s.assertPrivate([textOf(listed), textOf(json)].join('\n'));
 
     const [first = ''] = ids;
+    const screen = createScreen({ isTTY: true, columns: 80 }, { NO_COLOR: '1' });
+    const shown = await runCommand(deletions, s, { action: 'list', ids: [] }, { screen });
+    for (const line of shown.stdout) expect(line.length).toBeLessThanOrEqual(80);
+    for (const id of ids) expect(shown.stdout.join('\n')).toContain(`\n${id} `);
     const one = await runCommand(deletions, s, { action: 'list', ids: [first] }, { json: true });
     expect(one.json()).toMatchObject({ held: 1, deletions: [{ userId: first, witness: 'sweep' }] });
   });

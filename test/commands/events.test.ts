@@ -44,10 +44,12 @@ const nameless = { action: 'LoginFailed', externalIds: ['eve\t\u001b[31m'], acto
 const ask = (options: CommandOptions = {}, running: Running = {}) =>
   runCommand(events, scene, options, running);
 
+const TERMINAL = createScreen({ isTTY: true, columns: 200 }, { NO_COLOR: '1' });
+
 describe('rollcall events', () => {
   it('shows a table on a terminal, newest first', async () => {
     await tell(ada, batch, nameless);
-    const { exitCode, stdout, stderr } = await ask({}, { isTerminal: true });
+    const { exitCode, stdout, stderr } = await ask({}, { screen: TERMINAL });
     expect(exitCode).toBe(0);
     expect(stdout).toEqual([
       'occurred                  action        actor  about                   tenants  changed                 state',
@@ -69,12 +71,12 @@ describe('rollcall events', () => {
 
   it('tells a person at a terminal of what is not shown', async () => {
     await tell(ada, batch);
-    const shown = await ask({ limit: '1' }, { isTerminal: true });
+    const shown = await ask({ limit: '1' }, { screen: TERMINAL });
     expect([shown.stdout.length, shown.stderr]).toEqual([
       2,
       ['there are older ones: --limit shows more of them, --all all'],
     ]);
-    const none = await ask({ user: 'U2nobody' }, { isTerminal: true });
+    const none = await ask({ user: 'U2nobody' }, { screen: TERMINAL });
     expect(none).toMatchObject({ exitCode: 0, stdout: [], stderr: ['no event matches'] });
   });
 

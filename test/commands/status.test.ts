@@ -1,7 +1,10 @@
+import { stripVTControlCharacters } from 'node:util';
+
 import { sql } from 'drizzle-orm';
 import { afterEach, describe, expect, it, test } from 'vitest';
 
 import * as backfill from '../../src/commands/backfill.ts';
+import { createScreen } from '../../src/commands/screen.ts';
 import * as status from '../../src/commands/status.ts';
 import * as sync from '../../src/commands/sync.ts';
 import { toTable } from '../../src/commands/table.ts';
@@ -135,6 +138,18 @@ describe('the lines of status', () => {
         'last error  no usable answer (then)',
       ]),
     );
+  });
+
+  test('wrap on a terminal without losing a word, with its sentence in the colour of its state', () => {
+    const narrow = createScreen({ isTTY: true, columns: 60 }, {});
+    const plain = (lines: readonly string[]) => lines.map((line) => stripVTControlCharacters(line));
+    const lines = status.toLines(PLAIN, narrow);
+    expect(lines[0]).toBe(narrow.paint.green(narrow.paint.bold('Complete as of 12 s ago.')));
+    for (const line of plain(lines)) expect(line.length).toBeLessThanOrEqual(60);
+    const words = (from: readonly string[]) => from.join(' ').split(/\s+/);
+    expect(words(plain(lines))).toEqual(words(status.toLines(PLAIN)));
+    const wide = createScreen({ isTTY: true, columns: 200 }, { NO_COLOR: '1' });
+    expect(status.toLines(PLAIN, wide)).toEqual(status.toLines(PLAIN));
   });
 
   test('a table needs no trailing blanks and takes rows of any length', () => {
