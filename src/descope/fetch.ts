@@ -19,7 +19,14 @@ import type { Call } from './types.ts';
 export type Fetch = typeof globalThis.fetch;
 
 /** What is asked, in words for errors and metrics. */
-export type Resource = 'user search' | 'users load' | 'user load' | 'audit search' | 'license';
+export type Resource =
+  | 'user search'
+  | 'users load'
+  | 'user load'
+  | 'audit search'
+  | 'license'
+  | 'connector'
+  | 'project keys';
 
 /** One attempt on the wire; `status` is 'error' where no complete answer came. */
 export interface RequestReport {

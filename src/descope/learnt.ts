@@ -3,7 +3,15 @@ import { sql } from 'drizzle-orm';
 import { rows, type Mirror } from '../mirror/database.ts';
 
 /** What only trying could tell about this Descope project; each name has one owner in this folder. */
-export type LearntName = 'timeUnit' | 'pageSize';
+export type LearntName =
+  | 'timeUnit'
+  | 'pageSize'
+  /** Most rows that ever come in one answer, whatever is asked for; what `doctor` found. */
+  | 'largestPage'
+  /** Whether users carry `modifiedTime`. */
+  | 'sendsModifiedTime'
+  /** What a load by ids does with one it does not know: `skipped` or `refused`. */
+  | 'unknownIds';
 
 type Store = Pick<Mirror, 'db' | 't'>;
 
@@ -20,7 +28,7 @@ export async function loadLearnt(mirror: Store, name: LearntName): Promise<unkno
 export async function applyLearnt(
   mirror: Store,
   name: LearntName,
-  value: string | number,
+  value: string | number | boolean,
 ): Promise<void> {
   const text = JSON.stringify(value);
   await mirror.db.execute(sql`

@@ -13,6 +13,11 @@ export interface PageSize {
   note(limit: number, count: number, total: number): Promise<void>;
 }
 
+/** Whether `count` rows, of `total` matches, are fewer than the limit explains. */
+export function isShort(limit: number, count: number, total: number): boolean {
+  return count > 0 && count < limit && count < total;
+}
+
 export function createPageSize(mirror: Pick<Mirror, 'db' | 't'>): PageSize {
   let clamp: number | undefined;
   let suspected: number | undefined;
@@ -36,12 +41,12 @@ export function createPageSize(mirror: Pick<Mirror, 'db' | 't'>): PageSize {
         clamp = undefined;
         await forgetLearnt(mirror, 'pageSize');
       }
-      const isShort = count > 0 && count < limit && count < total && count !== clamp;
-      if (isShort && count === suspected) {
+      const isNews = isShort(limit, count, total) && count !== clamp;
+      if (isNews && count === suspected) {
         clamp = count;
         await applyLearnt(mirror, 'pageSize', count);
       }
-      if (count < total) suspected = isShort ? count : undefined;
+      if (count < total) suspected = isNews ? count : undefined;
     },
   };
 }

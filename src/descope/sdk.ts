@@ -1,6 +1,12 @@
 import createSdk from '@descope/node-sdk';
 
-import { createTransport, type Answer, type RequestReport, type Resource } from './fetch.ts';
+import {
+  createTransport,
+  type Answer,
+  type Fetch,
+  type RequestReport,
+  type Resource,
+} from './fetch.ts';
 
 import type { Budget } from './budget.ts';
 import type { Call } from './types.ts';
@@ -43,6 +49,8 @@ function ignore(): void {
 /** Asks through `@descope/node-sdk` with our own fetch. Sends nothing before it is first asked. */
 export function createAsk(deps: SdkDeps): {
   readonly ask: Ask;
+  /** For what the SDK has no method for; to be called from a `send` of `ask`. */
+  readonly fetch: Fetch;
   readonly clockOffsetMs: () => number;
 } {
   const transport = createTransport({
@@ -64,6 +72,7 @@ export function createAsk(deps: SdkDeps): {
       const budget = resource === 'audit search' ? deps.auditBudget : deps.budget;
       return transport.ask(resource, budget, call, () => send(sdk));
     },
+    fetch: transport.fetch,
     clockOffsetMs: transport.clockOffsetMs,
   };
 }

@@ -16,18 +16,32 @@ export interface UserSearchDeps {
   readonly includeTestUsers: boolean;
 }
 
-type SearchRequest = Parameters<Management['user']['search']>[0];
+export type SearchRequest = Parameters<Management['user']['search']>[0];
+
+/** One search as it goes on the wire, and its answer unread. A bound alone counts everyone it holds. */
+export type Search = (request: SearchRequest | TimeBound, call: Call) => Promise<Answer>;
+
+/** `POST /v2/mgmt/user/search`, unadorned. */
+export function createSearch(ask: Ask): Search {
+  return (request, call) => {
+    const asked = 'side' in request ? toCount(request) : request;
+    return ask('user search', call, (management) => management.user.search(asked));
+  };
+}
+
+/** Test users too: the more there are, the surer is what a count tells. */
+function toCount(bound: TimeBound): SearchRequest {
+  return { ...toFilter(bound), limit: 1, withTestUser: true };
+}
 
 /** `POST /v2/mgmt/user/search`, sorted ascending and cut by time. */
 export function createUserSearch(deps: UserSearchDeps, ask: Ask): DescopeClient['searchUsers'] {
-  const search = (request: SearchRequest, call: Call): Promise<Answer> =>
-    ask('user search', call, (management) => management.user.search(request));
+  const search = createSearch(ask);
   const pageSize = createPageSize(deps.mirror);
   const timeUnit = createTimeUnit({
     mirror: deps.mirror,
     setting: deps.timeUnit,
-    count: async (bound, call) =>
-      countOf(await search({ ...toFilter(bound), limit: 1, withTestUser: true }, call)),
+    count: async (bound, call) => countOf(await search(bound, call)),
   });
 
   async function toFilters(query: UserQuery, call: Call): Promise<SearchRequest> {
@@ -60,20 +74,21 @@ export function createUserSearch(deps: UserSearchDeps, ask: Ask): DescopeClient[
 }
 
 /** Wire names of the time filters (OpenAPI `SearchUsersRequest`). */
-function toFilter({ field, side, value }: TimeBound): SearchRequest {
+export function toFilter({ field, side, value }: TimeBound): SearchRequest {
   if (field === 'createdTime') {
     return side === 'from' ? { fromCreatedTime: value } : { toCreatedTime: value };
   }
   return side === 'from' ? { fromModifiedTime: value } : { toModifiedTime: value };
 }
 
-function toPage(answer: Answer): { users: UserRow[]; total: number } {
+/** @throws what `parseAnswer` throws; DescopeUnavailable where rows or total are missing */
+export function toPage(answer: Answer): { users: UserRow[]; total: number } {
   const body = parseAnswer('user search', answer, parseJson);
   return { users: toUsers(body), total: toTotal(body) };
 }
 
 /** The total of a search, where its rows bear it out: what a probe finds is remembered for good. */
-function countOf(answer: Answer): number {
+export function countOf(answer: Answer): number {
   const { users, total } = toPage(answer);
   if (users.length > 0 === total > 0) return total;
   throw new DescopeUnavailable('user search', 'its rows and its total contradict each other');

@@ -44,7 +44,7 @@ export function createTimeUnit(
   async function find(field: TimeField, call: Call): Promise<TimeUnit> {
     const learnt = await loadLearnt(deps.mirror, 'timeUnit');
     if (learnt === 'ms' || learnt === 's') return (known = learnt);
-    const found = await probe(deps, field, call);
+    const found = await probeTimeUnit(deps.count, call, field);
     if (found === undefined) return 'ms';
     await applyLearnt(deps.mirror, 'timeUnit', found);
     return (known = found);
@@ -66,14 +66,15 @@ export function createTimeUnit(
   };
 }
 
-async function probe(
-  deps: TimeUnitDeps,
-  field: TimeField,
+/** The probe itself: one request, two where it is not milliseconds. Undefined where nobody can be counted. */
+export async function probeTimeUnit(
+  count: TimeUnitDeps['count'],
   call: Call,
+  field: TimeField = 'createdTime',
 ): Promise<TimeUnit | undefined> {
   const value = Math.floor(Date.now() / 1000) + DAY_S;
-  if ((await deps.count({ field, side: 'from', value }, call)) > 0) return 'ms';
-  if ((await deps.count({ field, side: 'to', value }, call)) > 0) return 's';
+  if ((await count({ field, side: 'from', value }, call)) > 0) return 'ms';
+  if ((await count({ field, side: 'to', value }, call)) > 0) return 's';
   return undefined;
 }
 

@@ -56,6 +56,14 @@ export async function startEmbeddedPostgres(options: EmbeddedOptions): Promise<R
   );
 }
 
+/** Whether a folder has had an embedded Postgres; makes none. */
+export function hasEmbeddedPostgres(folder: string): Promise<boolean> {
+  return stat(join(folder, 'passwords.json')).then(
+    () => true,
+    () => false,
+  );
+}
+
 /** The folder is for us alone; parents we make can be passed, as root by user `postgres`. */
 async function makeFolder(folder: string): Promise<void> {
   const parent = dirname(folder);

@@ -60,6 +60,31 @@ export async function migrateMirror(options: MigrateOptions): Promise<{ applied:
   }
 }
 
+/** How a schema stands to the migrations that this version knows. */
+export interface SchemaState {
+  /** `none`: nothing of ours is in it. */
+  readonly kind: 'none' | 'older' | 'current' | 'newer';
+  /** How many migrations are still to be applied. */
+  readonly missing: number;
+}
+
+/** Looks, and changes nothing. @throws Postgres' own errors, 42501 where the ledger may not be read */
+export async function readSchemaState(client: pg.ClientBase, schema: string): Promise<SchemaState> {
+  const known = readMigrationFiles({ migrationsFolder: FOLDER }).map(
+    (migration) => migration.folderMillis,
+  );
+  // Looked up in the catalogue: `to_regclass` fails where the schema may not be used.
+  const { rowCount } = await client.query(
+    `select from pg_tables where schemaname = $1 and tablename = 'migrations'`,
+    [schema],
+  );
+  if (rowCount === 0) return { kind: 'none', missing: known.length };
+  const done = await listApplied(client, schema);
+  const missing = known.filter((id) => !done.has(id)).length;
+  if ([...done].some((id) => !known.includes(id))) return { kind: 'newer', missing };
+  return { kind: missing === 0 ? 'current' : 'older', missing };
+}
+
 async function applyMissing(client: pg.Client, schema: string): Promise<number> {
   // Held to the end of the transaction. Waited for without a limit: a peer's migration may take long.
   await client.query('select pg_advisory_xact_lock(hashtextextended($1, 0))', [
@@ -131,7 +156,7 @@ async function createLedger(client: pg.Client, schema: string): Promise<void> {
   }
 }
 
-async function listApplied(client: pg.Client, schema: string): Promise<Set<number>> {
+async function listApplied(client: pg.ClientBase, schema: string): Promise<Set<number>> {
   const result = await client.query<{ migration_id: string }>(
     `select migration_id from ${ledgerOf(schema)}`,
   );

@@ -16,13 +16,19 @@ export async function claimProject(
   await db.execute(sql`
     insert into ${t.learnt} (name, value) values ('projectId', to_jsonb(${projectId}::text))
     on conflict (name) do nothing`);
+  const kept = await readProject({ db, t });
+  if (kept === projectId) return;
+  throw new UsageError(
+    `the mirror in schema "${schema}" is that of project ${kept ?? 'unknown'}, ` +
+      `but DESCOPE_PROJECT_ID is ${projectId}: give each project a MIRROR_SCHEMA or a DATABASE_URL of its own`,
+  );
+}
+
+/** The project whose mirror this is; null before it was first used. */
+export async function readProject({ db, t }: Pick<Mirror, 'db' | 't'>): Promise<string | null> {
   const [kept] = await rows<{ projectId: string }>(
     db,
     sql`select value #>> '{}' as "projectId" from ${t.learnt} where name = 'projectId'`,
   );
-  if (kept?.projectId === projectId) return;
-  throw new UsageError(
-    `the mirror in schema "${schema}" is that of project ${kept?.projectId ?? 'unknown'}, ` +
-      `but DESCOPE_PROJECT_ID is ${projectId}: give each project a MIRROR_SCHEMA or a DATABASE_URL of its own`,
-  );
+  return kept?.projectId ?? null;
 }

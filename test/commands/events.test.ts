@@ -6,6 +6,7 @@ import { sql } from 'drizzle-orm';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 
 import * as events from '../../src/commands/events.ts';
+import { createScreen } from '../../src/commands/screen.ts';
 import { Stopping, UsageError } from '../../src/errors.ts';
 import { parseRecord } from '../../src/inbox/parse.ts';
 import { recordEvents } from '../../src/inbox/record.ts';

@@ -15,8 +15,14 @@ export interface Pgbouncer {
   stop(): Promise<void>;
 }
 
+/** As the README wants it. */
+const IGNORING = 'ignore_startup_parameters = statement_timeout';
+
 /** Null where no `pgbouncer` is installed. */
-export async function startPgbouncer(databaseUrl: string): Promise<Pgbouncer | null> {
+export async function startPgbouncer(
+  databaseUrl: string,
+  more = IGNORING,
+): Promise<Pgbouncer | null> {
   const target = new URL(databaseUrl);
   const port = await freePort();
   const folder = await mkdtemp(join(tmpdir(), 'rollcall-pgbouncer-'));
@@ -31,7 +37,7 @@ export async function startPgbouncer(databaseUrl: string): Promise<Pgbouncer | n
       '[pgbouncer]',
       `listen_addr = 127.0.0.1\nlisten_port = ${port}\nunix_socket_dir =`,
       'auth_type = any\npool_mode = transaction\ndefault_pool_size = 4',
-      'ignore_startup_parameters = statement_timeout',
+      more,
     ].join('\n'),
   );
   // It does not run as root, and whoever it becomes must be able to read this.
