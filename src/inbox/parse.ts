@@ -219,7 +219,7 @@ function readRecord(record: unknown, receivedMs: number, projectId: string): Rea
 }
 
 /** The records in one JSON value: those of an array, of an envelope around some or one, or the value itself. */
-function toRecords(value: unknown): readonly unknown[] {
+export function toRecords(value: unknown): readonly unknown[] {
   if (Array.isArray(value)) return value;
   const fields = toFields(value);
   // An event may well have a list in its `data`.
@@ -231,8 +231,9 @@ function toRecords(value: unknown): readonly unknown[] {
   return members ?? [wrapped ?? value];
 }
 
-/** One JSON value, or one in each line. */
-function parseJsonValues(text: string): unknown[] {
+/** One JSON value, or one in each line. @throws UnreadableDelivery */
+export function parseJsonValues(body: Buffer): unknown[] {
+  const text = body.toString('utf8').replace(/^\uFEFF/, '');
   try {
     return [JSON.parse(text)];
   } catch {
@@ -254,8 +255,7 @@ function parseJsonValues(text: string): unknown[] {
  * @throws UnreadableDelivery
  */
 export function parseDelivery(body: Buffer, receivedMs: number, projectId = ''): ParsedDelivery {
-  const text = body.toString('utf8').replace(/^\uFEFF/, '');
-  const readings = parseJsonValues(text)
+  const readings = parseJsonValues(body)
     .flatMap(toRecords)
     .map((record) => readRecord(record, receivedMs, projectId));
   if (readings.length > 0 && readings.every((reading) => reading === 'junk')) {

@@ -51,13 +51,28 @@ function isAnyOf(given: string, expected: readonly string[]): boolean {
   return expected.map((candidate) => isSameSecret(given, candidate)).includes(true);
 }
 
-/** The digest a signature header holds; `null` where it cannot be one. */
-function decodeSignature(text: string): Buffer | null {
-  if (HEX_DIGEST.test(text)) return Buffer.from(text, 'hex');
-  return BASE64_DIGEST.test(text) ? Buffer.from(text, 'base64') : null;
+/** Descope sends none; others name the algorithm before the digest. */
+const PREFIX = /^(?:hmac-)?sha256=/i;
+
+/** A digest as a header spells it. */
+export interface SpeltDigest {
+  readonly digest: Buffer;
+  readonly encoding: 'hex' | 'base64';
+  /** What stood before it, such as `sha256=`; empty where nothing did. */
+  readonly prefix: string;
 }
 
-function signedText(rawBody: Buffer, mode: SigningMode): string | Buffer | null {
+/** The digest a signature header holds; `null` where it cannot be one. */
+export function decodeSignature(header: string): SpeltDigest | null {
+  const [prefix = ''] = PREFIX.exec(header.trim()) ?? [];
+  const text = header.trim().slice(prefix.length);
+  if (HEX_DIGEST.test(text)) return { digest: Buffer.from(text, 'hex'), encoding: 'hex', prefix };
+  if (!BASE64_DIGEST.test(text)) return null;
+  return { digest: Buffer.from(text, 'base64'), encoding: 'base64', prefix };
+}
+
+/** The bytes a mode signs; null where the body is not JSON and would have to be. */
+export function signedText(rawBody: Buffer, mode: SigningMode): string | Buffer | null {
   if (mode === 'raw') return rawBody;
   if (mode === 'base64') return rawBody.toString('base64');
   try {
@@ -73,13 +88,13 @@ export function findSigning(
   signature: string,
   secrets: readonly string[],
 ): Signing | null {
-  const given = decodeSignature(signature.trim());
+  const given = decodeSignature(signature);
   if (given === null) return null;
   for (const mode of ['raw', 'stringified', 'base64'] as const) {
     const signed = signedText(rawBody, mode);
     if (signed === null) continue;
     const matches = secrets.map((secret) =>
-      timingSafeEqual(given, createHmac('sha256', secret).update(signed).digest()),
+      timingSafeEqual(given.digest, createHmac('sha256', secret).update(signed).digest()),
     );
     const secretIndex = matches.indexOf(true);
     if (secretIndex >= 0) return { mode, secretIndex };
@@ -98,25 +113,39 @@ function readCredentials(headers: IncomingHttpHeaders, scheme: string): string {
   return given.toLowerCase() === scheme ? credentials : '';
 }
 
+/** Each kind of authentication that is set, and whether a delivery passes it. Constant time in the secrets. */
+export function checkEach(
+  headers: IncomingHttpHeaders,
+  rawBody: Buffer,
+  { hmacSecrets, bearerTokens, basic, apiKey }: WebhookAuthentication,
+): { readonly kind: 'bearer' | 'basic' | 'apiKey' | 'hmac'; readonly passes: boolean }[] {
+  const checks: ReturnType<typeof checkEach> = [];
+  if (bearerTokens.length > 0) {
+    const passes = isAnyOf(readCredentials(headers, 'bearer'), bearerTokens);
+    checks.push({ kind: 'bearer', passes });
+  }
+  if (basic) {
+    const given = Buffer.from(readCredentials(headers, 'basic'), 'base64');
+    checks.push({ kind: 'basic', passes: isSameSecret(given, `${basic.name}:${basic.value}`) });
+  }
+  if (apiKey) {
+    const passes = isSameSecret(readHeader(headers, apiKey.name), apiKey.value);
+    checks.push({ kind: 'apiKey', passes });
+  }
+  if (hmacSecrets.length > 0) {
+    const signature = readHeader(headers, SIGNATURE_HEADER);
+    checks.push({ kind: 'hmac', passes: findSigning(rawBody, signature, hmacSecrets) !== null });
+  }
+  return checks;
+}
+
 /** Whether a delivery may come in. Pure; constant time in the secrets. */
 export function authenticate(
   headers: IncomingHttpHeaders,
   rawBody: Buffer,
   settings: WebhookAuthentication,
 ): 'ok' | 'refused' {
-  const { hmacSecrets, bearerTokens, basic, apiKey } = settings;
-  const checks: boolean[] = [];
-  if (bearerTokens.length > 0)
-    checks.push(isAnyOf(readCredentials(headers, 'bearer'), bearerTokens));
-  if (basic) {
-    const given = Buffer.from(readCredentials(headers, 'basic'), 'base64');
-    checks.push(isSameSecret(given, `${basic.name}:${basic.value}`));
-  }
-  if (apiKey) checks.push(isSameSecret(readHeader(headers, apiKey.name), apiKey.value));
-  if (hmacSecrets.length > 0) {
-    const signature = readHeader(headers, SIGNATURE_HEADER);
-    checks.push(findSigning(rawBody, signature, hmacSecrets) !== null);
-  }
+  const checks = checkEach(headers, rawBody, settings);
   if (checks.length === 0) return settings.allowUnauthenticated ? 'ok' : 'refused';
-  return checks.includes(false) ? 'refused' : 'ok';
+  return checks.every(({ passes }) => passes) ? 'ok' : 'refused';
 }

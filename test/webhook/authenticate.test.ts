@@ -34,6 +34,8 @@ describe('HMAC', () => {
       for (const encoding of ['base64', 'base64url', 'hex'] as const) {
         const headers = signed(sign(secret, bytes, encoding));
         expect(authenticate(headers, body, settings)).toBe('ok');
+        const prefixed = signed(`sha256=${sign(secret, bytes, encoding)}`);
+        expect(authenticate(prefixed, body, settings)).toBe('ok');
       }
     }
   });
@@ -46,6 +48,8 @@ describe('HMAC', () => {
     ['a cut signature', signed(sign('new secret', body, 'base64').slice(0, 20))],
     ['a longer signature', signed(sign('new secret', body, 'base64') + 'AAAA')],
     ['the secret itself', signed('new secret')],
+    ['a prefix alone', signed('sha256=')],
+    ['another algorithm', signed(`sha1=${sign('new secret', body, 'hex')}`)],
   ])('%s is refused', (_, headers) => {
     expect(authenticate(headers, body, settings)).toBe('refused');
   });
