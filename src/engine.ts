@@ -136,6 +136,7 @@ function toPruneDeps(config: Config, mirror: Mirror): PruneDeps {
 /** The SDK within the budget, patient, every attempt counted. */
 function createClient(config: Config, mirror: Mirror, metrics: Metrics): DescopeClient {
   const budget = (name: string, perMinute: number) => {
+    metrics.budgetLimit.set({ budget: name }, perMinute);
     const onTake = (priority: Priority, waitedMs: number) => {
       metrics.budgetWaitSeconds.observe({ budget: name, priority }, waitedMs / 1000);
     };
@@ -150,8 +151,9 @@ function createClient(config: Config, mirror: Mirror, metrics: Metrics): Descope
     auditBudget: budget('audit', config.AUDIT_BUDGET_PER_MINUTE),
     timeUnit: config.DESCOPE_TIME_UNIT,
     includeTestUsers: config.INCLUDE_TEST_USERS,
-    onRequest: ({ resource, status }) => {
+    onRequest: ({ resource, status, ms }) => {
       metrics.requests.inc({ resource, status: String(status) });
+      metrics.requestSeconds.observe({ resource }, ms / 1000);
     },
   });
   return createPatientClient(client);

@@ -1,5 +1,5 @@
 #!/usr/bin/env node
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { pathToFileURL } from 'node:url';
 
@@ -8,6 +8,7 @@ import { explainFailure, type Failure } from './commands/explainFailure.ts';
 import { createScreen } from './commands/screen.ts';
 import { parseConfig } from './config.ts';
 import { createLogger, framesOf } from './log.ts';
+import { readVersion } from './version.ts';
 
 import type { CommandModule, ExitCode } from './commands/command.ts';
 
@@ -56,15 +57,6 @@ function print(text: string): Promise<boolean> {
       resolve(!error);
     });
   });
-}
-
-/** From src as well as from dist/src. */
-function readVersion(): string {
-  const file = ['../package.json', '../../package.json']
-    .map((path) => join(import.meta.dirname, path))
-    .find(existsSync);
-  const { version } = JSON.parse(readFileSync(file ?? '', 'utf8')) as { version: string };
-  return version;
 }
 
 function failureOf(error: unknown): Failure {

@@ -13,6 +13,7 @@ import { startAdminServer } from './http/admin.ts';
 import { createEventRouter } from './http/eventRoutes.ts';
 import { createHealth, type Health } from './http/health.ts';
 import { startPublicServer } from './http/public.ts';
+import { createScrape } from './http/scrape.ts';
 import { createInbox } from './inbox/record.ts';
 import { databaseNow, openMirror, readMirrorId } from './mirror/database.ts';
 import { migrateMirror } from './mirror/migrate.ts';
@@ -20,10 +21,10 @@ import { claimProject } from './mirror/project.ts';
 import { adoptRestoredFeed } from './mirror/restored.ts';
 import { readExplain } from './readers/explain.ts';
 import { createStatusReader, readRecentChanges } from './readers/status.ts';
-import { setStatusGauges } from './readers/statusGauges.ts';
 import { searchEvents } from './readers/trail.ts';
 import { waitForUser } from './readers/wait.ts';
 import { createReleaseStack, type ReleaseStack } from './release.ts';
+import { readVersion } from './version.ts';
 import { createWebhookRouter, type DeliveryOutcome } from './webhook/router.ts';
 import { within } from './within.ts';
 
@@ -154,8 +155,8 @@ function startWork({ options, engine, queues, releases }: Parts, settings: Queue
     concurrency: { events: config.WORKER_CONCURRENCY, pulls: 12 },
     signal: engine.signal,
     onJob: ({ name, outcome, ms }) => {
-      metrics.jobs.inc({ job: name, outcome });
-      metrics.jobSeconds.observe({ job: name }, ms / 1000);
+      metrics.jobs.inc({ job_name: name, outcome });
+      metrics.jobSeconds.observe({ job_name: name }, ms / 1000);
     },
   });
   releases.push('workers', () => workers.stop());
@@ -199,6 +200,7 @@ async function startServers(parts: Parts): Promise<[number, number]> {
     ...(role === 'worker' ? {} : { router: createWebhook(parts) }),
   });
   releases.push('public server', () => publicServer.stop());
+  metrics.buildInfo.set({ version: readVersion(), node: process.version, role }, 1);
   // One reader for the page, the API and the meters: what is dear to count is counted once for all.
   const readStatus = createStatusReader(mirror);
   const admin = await startAdminServer({
@@ -220,15 +222,13 @@ async function startServers(parts: Parts): Promise<[number, number]> {
     eventRouter: createEventRouter({
       searchEvents: (filter, signal) => searchEvents(mirror, filter, { signal }),
     }),
-    metrics: async () => {
-      // While Postgres is away the process's own counters tell what it does to deliveries and jobs.
-      const status = await readStatus().catch((error: unknown) => {
-        onError(error);
-        return null;
-      });
-      setStatusGauges(metrics, status);
-      return metrics.registry.metrics();
-    },
+    metrics: createScrape({
+      metrics,
+      readStatus: () => readStatus(parts.queues.counts),
+      health,
+      pool: mirror.pool,
+      onError,
+    }),
     onError,
   });
   releases.push('admin server', () => admin.stop());

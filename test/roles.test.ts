@@ -35,7 +35,7 @@ describe('a worker', () => {
 
     const admin = `http://127.0.0.1:${world.service.adminPort}`;
     const metrics = await (await fetch(`${admin}/metrics`)).text();
-    expect(metrics).toMatch(/^rollcall_jobs_total\{job="sweepWindow",outcome="done"\} [1-9]/m);
+    expect(metrics).toMatch(/^rollcall_jobs_total\{job_name="sweepWindow",outcome="done"\} [1-9]/m);
     expect(metrics).toMatch(/^rollcall_users\{kind="live"\} [1-9]/m);
     expect((await fetch(`${admin}/api/status`)).status).toBe(200);
   });
@@ -112,9 +112,23 @@ describe('/metrics', () => {
     const { status, text } = await metrics();
     expect(status).toBe(200);
     expect(text).toMatch(/^rollcall_webhook_deliveries_total\{status="202"\} 1$/m);
-    expect(text).not.toMatch(/^rollcall_(events_pending|gaps|users|budget)/m);
+    expect(text).toMatch(/^rollcall_dependency_up\{dependency="postgres"\} 0$/m);
+    expect(text).not.toMatch(
+      /^rollcall_(events_pending|gaps|users\{|lag|state|budget_(granted|throttled|silence))/m,
+    );
     world.proxy.restore();
     expect((await metrics()).text).toMatch(/^rollcall_events_pending 1$/m);
+  });
+
+  it('does not keep a scraper waiting that gives up after ten seconds, while Postgres is silent', async () => {
+    const world = await begin({ proxied: true, role: 'web' });
+    const url = `http://127.0.0.1:${world.service.adminPort}/metrics`;
+    await (await fetch(url)).text();
+    world.proxy.silence();
+    const text = await (await fetch(url, { signal: AbortSignal.timeout(8_000) })).text();
+    expect(text).toMatch(/^rollcall_dependency_up\{dependency="postgres"\} 0$/m);
+    expect(text).not.toMatch(/^rollcall_state/m);
+    world.proxy.restore();
   });
 
   it('shows how long requests waited for the budget', async () => {

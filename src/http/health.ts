@@ -20,6 +20,8 @@ export interface Health {
    * is not `needed` is named when it fails, and the process stays ready.
    */
   register(dependency: string, check: () => Promise<void>, options?: { needed: boolean }): void;
+  /** The names of all that were added. */
+  dependencies(): readonly string[];
   /** Not ready from now on: the process is stopping, and traffic should go elsewhere. */
   markStopping(): void;
   /** Asks every dependency at once, each within the deadline. Never rejects. */
@@ -71,6 +73,7 @@ export function createHealth({ deadlineMs = 2_000 } = {}): Health {
       checks.set(dependency, check);
       if (!needed) spared.add(dependency);
     },
+    dependencies: () => [...checks.keys()],
     markStopping() {
       isStopping = true;
     },

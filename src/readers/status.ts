@@ -51,6 +51,7 @@ export function createStatusReader(mirror: Db, nowMs = () => performance.now()):
     return {
       ...rest,
       ...judge(lagSeconds, sweep, lastSweep, live),
+      lagSeconds,
       users: { live, tombstones, ageSeconds: counts.ageMs / 1000 },
       watermarks,
       lastRuns: Object.entries(lastRuns)
@@ -92,6 +93,7 @@ function atMostEvery<T>(everyMs: number, nowMs: () => number, read: () => Promis
 interface Summary extends Pick<
   StatusView,
   | 'asOf'
+  | 'lagSeconds'
   | 'gaps'
   | 'gapsRefilledLastDay'
   | 'heldDeletions'
@@ -101,7 +103,6 @@ interface Summary extends Pick<
   | 'driftSample'
   | 'driftRemains'
 > {
-  readonly lagSeconds: number | null;
   readonly lossRate: number | null;
   readonly webhookDelaySeconds: number | null;
   readonly gapWindows: readonly GapView[];

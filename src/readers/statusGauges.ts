@@ -1,6 +1,6 @@
 import type { Gauge } from 'prom-client';
 import type { Metrics } from '../metrics.ts';
-import type { StatusView } from './statusView.ts';
+import type { StatusState, StatusView } from './statusView.ts';
 
 /*
  * What Postgres knows, as gauges: the same for every process, so aggregate them with `max`, not `sum`.
@@ -9,9 +9,23 @@ import type { StatusView } from './statusView.ts';
 
 /** Sets every gauge that shows the status; with null, where it cannot be read, all of them are absent. */
 export function setStatusGauges(metrics: Metrics, status: StatusView | null): void {
+  setState(metrics, status);
   setCoverage(metrics, status);
+  setRuns(metrics, status);
   setEvents(metrics, status);
+  setQueues(metrics, status);
   setBudget(metrics, status);
+}
+
+const STATES: readonly StatusState[] = ['complete', 'filling', 'behind', 'blocked'];
+const OUTCOMES = ['complete', 'partial', 'blocked'] as const;
+
+function setState(metrics: Metrics, status: StatusView | null): void {
+  metrics.state.reset();
+  for (const state of status ? STATES : []) {
+    metrics.state.set({ state }, state === status?.state ? 1 : 0);
+  }
+  setOne(metrics.lag, status?.lagSeconds);
 }
 
 function setCoverage(metrics: Metrics, status: StatusView | null): void {
@@ -30,6 +44,19 @@ function setCoverage(metrics: Metrics, status: StatusView | null): void {
   setOne(metrics.lastProofAge, status?.lastProofAgeSeconds);
 }
 
+function setRuns({ lastRun, sweepUsers, sweepWindows }: Metrics, status: StatusView | null): void {
+  for (const meter of [lastRun, sweepUsers, sweepWindows]) meter.reset();
+  for (const { pull, outcome: ended } of status?.lastRuns ?? []) {
+    for (const outcome of OUTCOMES) lastRun.set({ pull, outcome }, outcome === ended ? 1 : 0);
+  }
+  if (!status?.sweep) return;
+  const { rowsRead, total, windowsOpen, windowsProven } = status.sweep;
+  sweepUsers.set({ kind: 'read' }, rowsRead);
+  if (total !== null) sweepUsers.set({ kind: 'total' }, total);
+  sweepWindows.set({ state: 'open' }, windowsOpen);
+  sweepWindows.set({ state: 'proven' }, windowsProven);
+}
+
 function setEvents(metrics: Metrics, status: StatusView | null): void {
   const events = status?.events;
   setOne(metrics.pendingEvents, events?.pending);
@@ -44,6 +71,13 @@ function setEvents(metrics: Metrics, status: StatusView | null): void {
   for (const [window, lossRate, delaySeconds] of windows) {
     if (lossRate != null) webhookLoss.set({ window }, lossRate);
     if (delaySeconds != null) webhookDelay.set({ window }, delaySeconds);
+  }
+}
+
+function setQueues({ queueJobs }: Metrics, status: StatusView | null): void {
+  queueJobs.reset();
+  for (const { name, ...counts } of status?.queues ?? []) {
+    for (const [state, jobs] of Object.entries(counts)) queueJobs.set({ queue: name, state }, jobs);
   }
 }
 

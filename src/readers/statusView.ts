@@ -112,6 +112,8 @@ export interface DemoView {
 export interface StatusView {
   /** The instant the mirror is complete as of; null before the first sweep. */
   readonly asOf: string | null;
+  /** How long ago that is. */
+  readonly lagSeconds: number | null;
   /** One sentence for a person: "Complete as of 12 s ago". */
   readonly sentence: string;
   readonly state: StatusState;

@@ -30,6 +30,7 @@ async function begin(users: number): Promise<Scene> {
 
 const PLAIN: Status = {
   asOf: '2026-11-21 01:20:00+00',
+  lagSeconds: 12,
   sentence: 'Complete as of 12 s ago',
   state: 'complete',
   users: { live: 4_987, tombstones: 1, ageSeconds: 0 },

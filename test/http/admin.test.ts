@@ -11,6 +11,7 @@ import type { RecentChange, StatusView } from '../../src/readers/statusView.ts';
 
 const status: StatusView = {
   asOf: '2026-06-08 20:18:25.871835+00',
+  lagSeconds: 12,
   sentence: 'Complete as of 12 s ago',
   state: 'complete',
   users: { live: 5000, tombstones: 3, ageSeconds: 2 },
@@ -18,7 +19,9 @@ const status: StatusView = {
   gaps: 0,
   gapWindows: [],
   gapsRefilledLastDay: 0,
-  lastRuns: [],
+  lastRuns: [
+    { pull: 'sweep', runId: 7, outcome: 'partial', at: '2026-06-08 20:18:25+00', reason: null },
+  ],
   sweep: null,
   events: {
     ...{ pending: 0, parked: 0, parkedReason: null, appliedLastHour: 2, receivedLastHour: 2 },
@@ -214,21 +217,33 @@ describe('the API', () => {
 });
 
 describe('the gauges of the status', () => {
-  /** The lines with a value, but for the process's own meters. */
+  /** The lines with a value, but for what the process counts itself. */
   async function valuesOf(...shown: (StatusView | null)[]): Promise<string[]> {
     const metrics = createMetrics();
     for (const one of shown) setStatusGauges(metrics, one);
     const lines = (await metrics.registry.metrics()).split('\n');
-    const ours = /_(bucket|sum|count|applied_total)\b/;
-    return lines.filter((line) => line.startsWith('rollcall_') && !ours.test(line));
+    const counted = /_(bucket|sum|count)\b|(deliveries|requests|received|applied|jobs)_total\b/;
+    return lines.filter((line) => line.startsWith('rollcall_') && !counted.test(line));
   }
 
   test('show what is known, and nothing of what is not', async () => {
     expect(await valuesOf(status)).toEqual([
+      'rollcall_queue_jobs{queue="events",state="waiting"} 0',
+      'rollcall_queue_jobs{queue="events",state="active"} 1',
+      'rollcall_queue_jobs{queue="events",state="delayed"} 0',
+      'rollcall_queue_jobs{queue="events",state="failed"} 0',
+      'rollcall_state{state="complete"} 1',
+      'rollcall_state{state="filling"} 0',
+      'rollcall_state{state="behind"} 0',
+      'rollcall_state{state="blocked"} 0',
+      'rollcall_lag_seconds 12',
       'rollcall_watermark_lag_seconds{pull="modified"} 12',
       'rollcall_users{kind="live"} 5000',
       'rollcall_users{kind="tombstone"} 3',
       'rollcall_gaps 0',
+      'rollcall_last_run_outcome{pull="sweep",outcome="complete"} 0',
+      'rollcall_last_run_outcome{pull="sweep",outcome="partial"} 1',
+      'rollcall_last_run_outcome{pull="sweep",outcome="blocked"} 0',
       'rollcall_deletions_held 0',
       'rollcall_events_pending 0',
       'rollcall_events_parked 0',
@@ -245,6 +260,22 @@ describe('the gauges of the status', () => {
     expect(await valuesOf(proven)).toEqual(
       expect.arrayContaining(['rollcall_drift_ppm 12.5', 'rollcall_last_proof_age_seconds 60']),
     );
+  });
+
+  test('show how far a sweep has come while one is under way', async () => {
+    const sweep = {
+      ...{ runId: 8, startedAt: '2026-06-08 20:18:25+00', total: 5000, rowsRead: 1200 },
+      ...{ requests: 13, windowsOpen: 3, windowsProven: 1 },
+    };
+    expect(await valuesOf({ ...status, sweep })).toEqual(
+      expect.arrayContaining([
+        'rollcall_sweep_users{kind="read"} 1200',
+        'rollcall_sweep_users{kind="total"} 5000',
+        'rollcall_sweep_windows{state="open"} 3',
+        'rollcall_sweep_windows{state="proven"} 1',
+      ]),
+    );
+    expect((await valuesOf({ ...status, sweep }, status)).join()).not.toContain('rollcall_sweep');
   });
 
   test('are absent while the status cannot be read, and back to what it says after that', async () => {
