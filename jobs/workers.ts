@@ -23,11 +23,14 @@ export interface WorkerSettings<Deps> {
   /** Aborted when the process stops: jobs end at their next safe point. */
   readonly signal: AbortSignal;
   readonly onJob?: (job: {
-    name: string;
-    outcome: 'done' | 'failed' | 'stopped';
-    ms: number;
+    /** `unknown` where the job is none of these. */
+    readonly name: string;
+    readonly outcome: JobOutcome;
+    readonly ms: number;
   }) => void;
 }
+
+export type JobOutcome = 'done' | 'failed' | 'stopped';
 
 /** A worker's share of Postgres connections where the queue is there. */
 const CONNECTIONS: Readonly<Record<QueueName, number>> = { events: 6, pulls: 3 };
@@ -65,29 +68,48 @@ export function startWorkers<Deps>(settings: WorkerSettings<Deps>): { stop(): Pr
 
 /** Parse, process, measure, log once, and turn our errors into what the queue should do. */
 async function run<Deps>(settings: WorkerSettings<Deps>, job: Job): Promise<void> {
-  const { log, signal, onJob } = settings;
   const startedAt = performance.now();
-  const line = { job: job.name, jobId: job.id, attempt: job.attemptsMade + 1 };
-  const elapsed = () => Math.round(performance.now() - startedAt);
+  const definition = settings.jobs.find((one) => one.name === job.name);
+  const end = (outcome: JobOutcome, error?: unknown) => {
+    const ms = Math.round(performance.now() - startedAt);
+    settings.onJob?.({ name: definition?.name ?? 'unknown', outcome, ms });
+    logOnce(settings.log, job, { outcome, ms, error });
+  };
   try {
-    const definition = settings.jobs.find((one) => one.name === job.name);
     if (!definition) throw new InvalidPayload(job.name, 'no such job');
     const payload = parsePayload(definition, job.data) as never;
-    await definition.process(settings.deps, payload, signal);
-    const ms = elapsed();
-    onJob?.({ name: job.name, outcome: 'done', ms });
-    log.debug({ ...line, ms }, 'job done');
+    await definition.process(settings.deps, payload, settings.signal);
   } catch (error) {
-    const ms = elapsed();
-    const stopped = error instanceof Stopping;
-    onJob?.({ name: job.name, outcome: stopped ? 'stopped' : 'failed', ms });
-    if (stopped) log.debug({ ...line, ms }, 'job stopped');
-    else {
-      // A key that is refused stops everything until somebody mends it: the loudest line we have.
-      const level = error instanceof DescopeUnauthorised ? 'error' : 'warn';
-      log[level]({ ...line, ms, reason: describeError(error) }, 'job failed');
-    }
+    end(error instanceof Stopping ? 'stopped' : 'failed', error);
     throw toQueueError(error);
+  }
+  end('done');
+}
+
+/**
+ * The one line of a job's run, always with the same fields: at debug where it went well, since there may be
+ * hundreds a second.
+ */
+function logOnce(
+  log: Logger,
+  job: Job,
+  { outcome, ms, error }: { outcome: JobOutcome; ms: number; error: unknown },
+): void {
+  const dueMs = job.timestamp + (job.opts.delay ?? 0);
+  const line = {
+    job: job.name,
+    queue: job.queueName,
+    jobId: job.id,
+    attempt: job.attemptsMade + 1,
+    waitedMs: Math.max(0, (job.processedOn ?? dueMs) - dueMs),
+    ms,
+    outcome,
+  };
+  if (outcome !== 'failed') log.debug(line, 'job ended');
+  else {
+    // A key that is refused stops everything until somebody mends it: the loudest line we have.
+    const level = error instanceof DescopeUnauthorised ? 'error' : 'warn';
+    log[level]({ ...line, reason: describeError(error) }, 'job ended');
   }
 }
 

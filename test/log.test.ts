@@ -54,12 +54,12 @@ function drizzleError(): Error {
 describe('the log', () => {
   test('writes one JSON object a line: level, time, msg and the fields', () => {
     const { log, last } = capture();
-    log.info({ job: 'applyEvents', users: 3, userId: 'U2ada' }, 'job done');
+    log.info({ job: 'applyEvents', users: 3, userId: 'U2ada' }, 'job ended');
 
     expect(last()).toEqual({
       level: 'info',
       time: expect.stringMatching(/^\d{4}-\d\d-\d\dT/) as string,
-      msg: 'job done',
+      msg: 'job ended',
       job: 'applyEvents',
       users: '[hidden]',
       userId: 'U2ada',
