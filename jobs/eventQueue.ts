@@ -1,3 +1,4 @@
+import { NO_TRACES, type Place, type Traces } from '../src/traces.ts';
 import { applyEvents, toJobs } from './applyEvents.ts';
 
 import type { Queues } from './queues.ts';
@@ -9,8 +10,10 @@ import type { Queues } from './queues.ts';
  */
 export function createEventQueue(
   queues: Pick<Queues, 'enqueueAll'>,
+  traces: Traces = NO_TRACES,
 ): (eventIds: readonly string[]) => Promise<void> {
   let waiting: string[] = [];
+  let places: Place[] = [];
   let current: Promise<void> = Promise.resolve();
   let next: Promise<void> | undefined;
 
@@ -18,14 +21,20 @@ export function createEventQueue(
     // However the one before ended: its failure was told to those who waited for it.
     await current.catch(() => undefined);
     const eventIds = waiting;
+    const from = places;
     waiting = [];
-    current = queues.enqueueAll(applyEvents, toJobs(eventIds));
+    places = [];
+    current = traces.joint('enqueue events', from, () =>
+      queues.enqueueAll(applyEvents, toJobs(eventIds)),
+    );
     next = undefined;
     await current;
   }
 
   return (eventIds) => {
     for (const eventId of eventIds) waiting.push(eventId);
+    const place = traces.place();
+    if (place) places.push(place);
     next ??= send();
     return next;
   };

@@ -1,4 +1,10 @@
-import { createPostgresBackend, Queue, runMigrations, type JobsOptions } from 'bullmq';
+import {
+  createPostgresBackend,
+  Queue,
+  runMigrations,
+  type JobsOptions,
+  type Telemetry,
+} from 'bullmq';
 import { Cluster, Redis } from 'ioredis';
 import pg from 'pg';
 
@@ -40,6 +46,8 @@ export interface QueueSettings {
   readonly mirrorId: string;
   /** Told of connections that fail; without a listener they would end the process. */
   readonly onError: (error: Error) => void;
+  /** Carries traces from who adds a job to who runs it. */
+  readonly telemetry?: Telemetry | undefined;
 }
 
 export interface QueueCounts {
@@ -65,7 +73,7 @@ export interface Queues {
 
 /** What BullMQ's classes need to reach the backend; `close` ends a connection that was made for them. */
 export interface Backend {
-  readonly options: { connection: never; prefix?: string };
+  readonly options: { connection: never; prefix?: string; telemetry?: Telemetry };
   readonly factory: never;
   readonly close: () => Promise<void>;
 }
@@ -86,6 +94,7 @@ export function connectBackend(
   settings: QueueSettings,
   use: 'producer' | { readonly connections: number },
 ): Backend {
+  const telemetry = settings.telemetry ? { telemetry: settings.telemetry } : {};
   if (settings.redisNodes === null) {
     const max = use === 'producer' ? PRODUCER_CONNECTIONS : use.connections;
     const connection = {
@@ -96,7 +105,7 @@ export function connectBackend(
       ...CONNECTION_LIMITS,
     };
     return {
-      options: { connection: connection as never },
+      options: { connection: connection as never, ...telemetry },
       factory: createPostgresBackend as never,
       close: () => Promise.resolve(),
     };
@@ -104,7 +113,11 @@ export function connectBackend(
   const redis = connectRedis(settings.redisNodes, use === 'producer');
   redis.on('error', settings.onError);
   return {
-    options: { connection: redis as never, prefix: `{rollcall-${settings.mirrorId}}` },
+    options: {
+      connection: redis as never,
+      prefix: `{rollcall-${settings.mirrorId}}`,
+      ...telemetry,
+    },
     factory: undefined as never,
     close: () => {
       redis.disconnect();

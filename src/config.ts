@@ -158,6 +158,13 @@ export const settings = {
       error: 'must be trace, debug, info, warn, error or silent',
     })
     .default('info'),
+  // OpenTelemetry's own names: other OTEL_… variables are read by its libraries themselves.
+  OTEL_EXPORTER_OTLP_ENDPOINT: url(['http:', 'https:'], 'http://localhost:4318').optional(),
+  OTEL_EXPORTER_OTLP_TRACES_ENDPOINT: url(
+    ['http:', 'https:'],
+    'http://localhost:4318/v1/traces',
+  ).optional(),
+  OTEL_SERVICE_NAME: z.string().default('rollcall'),
 } as const;
 
 const schema = z.object(settings);

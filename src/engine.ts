@@ -9,6 +9,7 @@ import { createMetrics, type Metrics } from './metrics.ts';
 import { openModifiedWindow, type ModifiedDeps } from './pull/modified.ts';
 import { openRun } from './pull/ledger.ts';
 import { createPatientClient } from './pull/patient.ts';
+import { NO_TRACES, type Traces } from './traces.ts';
 
 import type { PruneDeps } from '../jobs/prune.ts';
 import type { Queues } from '../jobs/queues.ts';
@@ -36,6 +37,7 @@ export interface EngineOptions {
   readonly onStep?: SweepDeps['onStep'];
   /** Without a queue: where new inbox events of the audit pull go. */
   readonly onEvents?: (eventIds: readonly string[]) => void;
+  readonly traces?: Traces;
 }
 
 export interface Engine {
@@ -58,12 +60,12 @@ export interface Engine {
 }
 
 export function createEngine(options: EngineOptions): Engine {
-  const { config, log, mirror, queues } = options;
+  const { config, log, mirror, queues, traces = NO_TRACES } = options;
   const metrics = createMetrics();
   const stopping = new AbortController();
-  const client = createClient(config, mirror, metrics);
+  const client = createClient(config, { mirror, metrics, traces });
   const enqueueEvents = queues
-    ? createEventQueue(queues)
+    ? createEventQueue(queues, traces)
     : (eventIds: readonly string[]) => Promise.resolve(options.onEvents?.(eventIds));
   const overlapMs = config.PULL_OVERLAP_SECONDS * 1000;
   const settleMs = config.PULL_SETTLE_SECONDS * 1000;
@@ -85,6 +87,7 @@ export function createEngine(options: EngineOptions): Engine {
     includeTestUsers,
     breaker,
     signal: stopping.signal,
+    traces,
     overlapMs,
     openWindow: async (tx, range) => {
       await openModifiedWindow(tx, { mirror }, 'an event that names nobody', range);
@@ -134,7 +137,10 @@ function toPruneDeps(config: Config, mirror: Mirror): PruneDeps {
 }
 
 /** The SDK within the budget, patient, every attempt counted. */
-function createClient(config: Config, mirror: Mirror, metrics: Metrics): DescopeClient {
+function createClient(
+  config: Config,
+  { mirror, metrics, traces }: Pick<Engine, 'mirror' | 'metrics'> & { readonly traces: Traces },
+): DescopeClient {
   const budget = (name: string, perMinute: number) => {
     metrics.budgetLimit.set({ budget: name }, perMinute);
     const onTake = (priority: Priority, waitedMs: number) => {
@@ -154,6 +160,7 @@ function createClient(config: Config, mirror: Mirror, metrics: Metrics): Descope
     onRequest: ({ resource, status, ms }) => {
       metrics.requests.inc({ resource, status: String(status) });
       metrics.requestSeconds.observe({ resource }, ms / 1000);
+      traces.request(`Descope ${resource}`, ms, { status });
     },
   });
   return createPatientClient(client);

@@ -24,6 +24,7 @@ import { createStatusReader, readRecentChanges } from './readers/status.ts';
 import { searchEvents } from './readers/trail.ts';
 import { waitForUser } from './readers/wait.ts';
 import { createReleaseStack, type ReleaseStack } from './release.ts';
+import { startTraces, type Traces } from './traces.ts';
 import { readVersion } from './version.ts';
 import { createWebhookRouter, type DeliveryOutcome } from './webhook/router.ts';
 import { within } from './within.ts';
@@ -64,6 +65,7 @@ interface Parts {
   readonly queues: Queues;
   readonly health: Health;
   readonly releases: ReleaseStack;
+  readonly traces: Traces;
 }
 
 /**
@@ -76,6 +78,11 @@ export async function startService(options: ServiceOptions): Promise<Service> {
   const { config, log, databaseUrl } = options;
   const releases = createReleaseStack();
   try {
+    const traces = await startTraces(config, (reason) => {
+      log.warn({ reason }, 'traces could not be sent; that is told once');
+    });
+    // Stopped last: what stops before it is traced too.
+    releases.push('traces', () => traces.stop());
     await migrateMirror({ databaseUrl, schema: config.MIRROR_SCHEMA });
     const mirror = openMirror({
       databaseUrl,
@@ -84,6 +91,7 @@ export async function startService(options: ServiceOptions): Promise<Service> {
       onError: (error) => {
         log.debug({ err: error }, 'an idle database connection failed');
       },
+      traces,
     });
     releases.push('mirror', () => mirror.pool.end());
     await claimProject(mirror, config.DESCOPE_PROJECT_ID);
@@ -96,12 +104,13 @@ export async function startService(options: ServiceOptions): Promise<Service> {
       onError: (error) => {
         log.debug({ err: error }, 'a queue connection failed');
       },
+      telemetry: traces.telemetry,
     };
     await migrateQueues(settings);
     const queues = openQueues(settings);
     releases.push('queues', () => queues.stop());
-    const engine = createEngine({ config, log, mirror, queues });
-    const parts: Parts = { options, engine, queues, health: createHealth(), releases };
+    const engine = createEngine({ config, log, mirror, queues, traces });
+    const parts: Parts = { options, engine, queues, health: createHealth(), releases, traces };
     registerChecks(parts);
     if (options.role !== 'web') startWork(parts, settings);
     const [publicPort, adminPort] = await startServers(parts);
@@ -236,8 +245,10 @@ async function startServers(parts: Parts): Promise<[number, number]> {
 }
 
 function createWebhook(parts: Parts): ReturnType<typeof createWebhookRouter> {
-  const { engine, options } = parts;
+  const { engine, options, traces } = parts;
   const { config } = options;
+  const archiveAll = config.EVENT_ARCHIVE === 'all';
+  const inbox = createInbox({ mirror: engine.mirror, archiveAll });
   return createWebhookRouter({
     authentication: {
       hmacSecrets: config.WEBHOOK_HMAC_SECRETS,
@@ -247,8 +258,11 @@ function createWebhook(parts: Parts): ReturnType<typeof createWebhookRouter> {
       allowUnauthenticated: config.WEBHOOK_ALLOW_UNAUTHENTICATED,
     },
     projectId: config.DESCOPE_PROJECT_ID,
-    inbox: createInbox({ mirror: engine.mirror, archiveAll: config.EVENT_ARCHIVE === 'all' }),
+    inbox: {
+      record: (events) => traces.span('inbox commit', () => inbox.record(events)),
+    },
     enqueue: engine.enqueueEvents,
+    traces,
     onDelivery: (outcome) => {
       reportDelivery(parts, outcome);
     },

@@ -18,6 +18,8 @@ interface Source {
   readonly loaded: readonly string[];
   /** Packages it imports. */
   readonly packages: readonly string[];
+  /** Those of them that are loaded with it. */
+  readonly eager: readonly string[];
 }
 
 const sources = ['src', 'jobs'].flatMap(listFiles).map(parse);
@@ -38,13 +40,20 @@ function parse(path: string): Source {
     tree,
     local: local.map(({ name }) => toPath(name)),
     loaded: local.filter(({ typeOnly }) => !typeOnly).map(({ name }) => toPath(name)),
-    packages: imported.map(({ name }) => name).filter((name) => !/^(\.|node:)/.test(name)),
+    packages: imported.map(({ name }) => name).filter(isPackage),
+    eager: imported.filter((i) => !i.typeOnly && !i.isLater).map(({ name }) => name),
   };
 }
 
 interface Import {
   readonly name: string;
   readonly typeOnly: boolean;
+  /** Asked for by `import()`. */
+  readonly isLater: boolean;
+}
+
+function isPackage(name: string): boolean {
+  return !/^(\.|node:)/.test(name);
 }
 
 /** Static, type-only, re-exporting and dynamic imports alike. */
@@ -53,6 +62,7 @@ function importsOf(tree: ts.SourceFile): Import[] {
   const visit = (node: ts.Node): void => {
     let specifier: ts.Expression | undefined;
     let typeOnly = false;
+    let isLater = false;
     if (ts.isImportDeclaration(node)) {
       specifier = node.moduleSpecifier;
       typeOnly = node.importClause?.phaseModifier === ts.SyntaxKind.TypeKeyword;
@@ -61,8 +71,11 @@ function importsOf(tree: ts.SourceFile): Import[] {
       typeOnly = node.isTypeOnly;
     } else if (ts.isCallExpression(node) && node.expression.kind === ts.SyntaxKind.ImportKeyword) {
       specifier = node.arguments[0];
+      isLater = true;
     }
-    if (specifier && ts.isStringLiteral(specifier)) found.push({ name: specifier.text, typeOnly });
+    if (specifier && ts.isStringLiteral(specifier)) {
+      found.push({ name: specifier.text, typeOnly, isLater });
+    }
     ts.forEachChild(node, visit);
   };
   visit(tree);
@@ -121,6 +134,7 @@ const FENCES: readonly (readonly [vendor: RegExp, places: readonly string[]])[] 
   [/^picocolors$/, ['src/commands/screen.ts']],
   [/^cli-table3$/, ['src/commands/table.ts']],
   [/^pino$/, ['src/log.ts']],
+  [/^(@opentelemetry\/|bullmq-otel$)/, ['src/traces.ts']],
   [
     /^(drizzle-orm(\/.*)?|pg)$/,
     [
@@ -172,6 +186,25 @@ describe('the architecture', () => {
         .map((name) => `${path} must not import ${name}`),
     );
     expect(escapes).toEqual([]);
+  });
+
+  test('every library is among those that production installs', () => {
+    const manifest = readFileSync(join(root, 'package.json'), 'utf8');
+    const { dependencies } = JSON.parse(manifest) as { dependencies: Record<string, string> };
+    const unknown = sources.flatMap(({ path, packages }) =>
+      packages
+        .map((name) => /^(@[^/]+\/)?[^/]+/.exec(name)?.[0] ?? name)
+        .filter((name) => !(name in dependencies))
+        .map((name) => `${path} imports ${name}`),
+    );
+    expect(unknown).toEqual([]);
+  });
+
+  test('OpenTelemetry is loaded when it is asked for, not before', () => {
+    const loaded = sources.flatMap(({ path, eager }) =>
+      eager.filter((name) => /opentelemetry|otel/.test(name)).map((name) => `${path}: ${name}`),
+    );
+    expect(loaded).toEqual([]);
   });
 
   test('nothing loads in a circle', () => {

@@ -10,6 +10,7 @@ import {
   Stopping,
 } from '../errors.ts';
 import { rows, textArray } from '../mirror/database.ts';
+import { NO_TRACES, type Place, type Traces } from '../traces.ts';
 import { applyEvents, type Applied, type EventDeps } from './events.ts';
 
 /*
@@ -23,6 +24,7 @@ export interface ApplierDeps extends EventDeps {
   readonly signal: AbortSignal;
   /** Told of each flight: what it did, what to look at again and what is to be read. */
   readonly onApplied?: (applied: Applied) => void;
+  readonly traces?: Traces;
 }
 
 export interface Applier {
@@ -41,11 +43,13 @@ const LINGER_MS = 15;
 
 interface Boarding {
   readonly eventIds: readonly string[];
+  readonly place: Place;
   readonly resolve: () => void;
   readonly reject: (error: unknown) => void;
 }
 
 export function createApplier(deps: ApplierDeps): Applier {
+  const { traces = NO_TRACES } = deps;
   const boarding: Boarding[] = [];
   let flights = 0;
   let late = 0;
@@ -80,10 +84,13 @@ export function createApplier(deps: ApplierDeps): Applier {
     pump();
     try {
       const eventIds = [...new Set(jobs.flatMap((job) => job.eventIds))];
-      for (const part of await splitByUsers(deps, eventIds)) {
-        const applied = await applyApart(deps, part);
-        deps.onApplied?.(applied);
-      }
+      const places = jobs.map((job) => job.place);
+      await traces.joint('apply events', places, async () => {
+        for (const part of await splitByUsers(deps, eventIds)) {
+          const applied = await applyApart(deps, part);
+          deps.onApplied?.(applied);
+        }
+      });
       for (const job of jobs) job.resolve();
     } catch (error) {
       for (const job of jobs) job.reject(error);
@@ -98,7 +105,7 @@ export function createApplier(deps: ApplierDeps): Applier {
   return {
     apply(eventIds) {
       return new Promise((resolve, reject) => {
-        boarding.push({ eventIds, resolve, reject });
+        boarding.push({ eventIds, place: traces.place(), resolve, reject });
         pump();
       });
     },

@@ -3,6 +3,7 @@ import { drizzle, type NodePgDatabase } from 'drizzle-orm/node-postgres';
 import pg from 'pg';
 
 import { findCode } from '../errors.ts';
+import { NO_TRACES, type Traces } from '../traces.ts';
 import { mirrorTables, type MirrorTables } from './schema.ts';
 
 import type { Instant } from '../observation.ts';
@@ -17,6 +18,8 @@ export interface Mirror {
   readonly t: MirrorTables;
   /** The Postgres schema everything lives in (`MIRROR_SCHEMA`). */
   readonly schema: string;
+  /** Told of every transaction. */
+  readonly traces?: Traces;
 }
 
 export interface MirrorOptions {
@@ -26,6 +29,7 @@ export interface MirrorOptions {
   readonly maxConnections: number;
   /** Told of connections that died while idle; without a listener they would end the process. */
   readonly onError: (error: Error) => void;
+  readonly traces?: Traces;
 }
 
 /** Postgres ends a statement that takes longer. */
@@ -62,7 +66,8 @@ export function openMirror(options: MirrorOptions): Mirror {
   pool.on('connect', (client) => {
     client.on('error', options.onError);
   });
-  return { pool, db: drizzle(pool), t: mirrorTables(options.schema), schema: options.schema };
+  const { schema, traces = NO_TRACES } = options;
+  return { pool, db: drizzle(pool), t: mirrorTables(schema), schema, traces };
 }
 
 /** Rows of one statement. The shape is the caller's promise about its own SQL. */
@@ -92,12 +97,13 @@ const CLASHES = new Set(['40P01', '40001']);
  * transactions clashed. Never hold one across a request to Descope.
  */
 export async function transaction<T>(
-  mirror: Pick<Mirror, 'pool' | 'schema'>,
+  mirror: Pick<Mirror, 'pool' | 'schema' | 'traces'>,
   work: (tx: Executor) => Promise<T>,
 ): Promise<T> {
+  const { traces = NO_TRACES } = mirror;
   for (let attempt = 1; ; attempt++) {
     try {
-      return await runOnce(mirror, work);
+      return await traces.span('write', () => runOnce(mirror, work));
     } catch (error) {
       if (attempt === 3 || !CLASHES.has(findCode(error) ?? '')) throw error;
     }

@@ -1,6 +1,7 @@
 import express, { Router, type NextFunction, type Request, type Response } from 'express';
 
 import { parseDelivery, UnreadableDelivery } from '../inbox/parse.ts';
+import { NO_TRACES, type SpanFields, type Traces } from '../traces.ts';
 import { within } from '../within.ts';
 import { authenticate, type WebhookAuthentication } from './authenticate.ts';
 
@@ -37,6 +38,7 @@ export interface WebhookDeps {
   readonly onDelivery?: (outcome: DeliveryOutcome) => void;
   /** How long the queue may take to hear of a delivery before that is reported as late. Default 1 s. */
   readonly enqueueDeadlineMs?: number;
+  readonly traces?: Traces;
 }
 
 /** Design §5.3: larger deliveries are answered 413. Descope sends up to 100 events, some kB each. */
@@ -91,11 +93,16 @@ export function createWebhookRouter(deps: WebhookDeps): Router {
     deps.onDelivery?.({ ...outcome, tookMs: elapsedMs(request) });
   };
 
-  async function receive(request: Request, response: Response): Promise<void> {
+  async function receive(
+    request: Request,
+    response: Response,
+    note: (fields: SpanFields) => void,
+  ): Promise<void> {
     // Without a body the reader leaves nothing behind.
     const body = Buffer.isBuffer(request.body) ? request.body : Buffer.alloc(0);
     if (authenticate(request.headers, body, deps.authentication) === 'refused') {
       response.status(401).json({ error: 'not authenticated' });
+      note({ 'http.response.status_code': 401 });
       report(request, { status: 401, accepted: 0, duplicates: 0, ignored: 0, queued: 'none' });
       return;
     }
@@ -106,10 +113,12 @@ export function createWebhookRouter(deps: WebhookDeps): Router {
     const telling = tellQueue(deps, recorded.accepted);
     response.status(202).json(counts);
     const tookMs = elapsedMs(request);
+    note({ 'http.response.status_code': 202, ...counts });
     const told = await telling;
     deps.onDelivery?.({ status: 202, ...counts, ...told, tookMs });
   }
 
+  const { traces = NO_TRACES } = deps;
   const router = Router();
   router.post(
     WEBHOOK_PATH,
@@ -118,7 +127,8 @@ export function createWebhookRouter(deps: WebhookDeps): Router {
       next();
     },
     express.raw({ type: () => true, limit: MAX_BODY_BYTES }),
-    receive,
+    (request: Request, response: Response) =>
+      traces.span(`POST ${WEBHOOK_PATH}`, (note) => receive(request, response, note), 'server'),
   );
   router.all(WEBHOOK_PATH, (_request: Request, response: Response) => {
     response.status(405).set('Allow', 'POST').json({ error: 'only POST' });
