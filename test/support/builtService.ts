@@ -16,7 +16,7 @@ export interface BuiltService {
 /** Every service that a test starts, one after the other or side by side. */
 export interface BuiltServices {
   /** Starts one with this environment and waits until it serves. @throws Error where it does not */
-  start(env: Readonly<Record<string, string>>): Promise<BuiltService>;
+  start(env: Readonly<Record<string, string>>, args?: readonly string[]): Promise<BuiltService>;
   /** Kills those that still run; returns all that any of them printed. */
   end(): Promise<string>;
 }
@@ -26,8 +26,8 @@ export async function createBuiltServices(): Promise<BuiltServices> {
   const cwd = await mkdtemp(join(tmpdir(), 'rollcall-service-'));
   const started: RunningProcess[] = [];
   return {
-    async start(env) {
-      const child = startProcess(['start', '--json'], { cwd, env });
+    async start(env, args = []) {
+      const child = startProcess(['start', '--json', ...args], { cwd, env });
       started.push(child);
       const [, port = ''] = await child.waitForLine(/"publicPort":(\d+),"adminPort"/);
       return {

@@ -23,6 +23,15 @@ export async function createEmptyDatabase(): Promise<TestDatabase> {
   return cloneOf('template1');
 }
 
+/** A copy of a database that nobody but a test's own connections uses: they are ended, and come again. */
+export async function copyDatabase(url: string): Promise<TestDatabase> {
+  const name = new URL(url).pathname.slice(1);
+  await administer(
+    `select pg_terminate_backend(pid) from pg_stat_activity where datname = '${name}'`,
+  );
+  return cloneOf(name);
+}
+
 async function cloneOf(template: string): Promise<TestDatabase> {
   const name = `test_${randomBytes(8).toString('hex')}`;
   await administer(`create database ${name} template ${template}`);
