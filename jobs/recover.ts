@@ -4,10 +4,10 @@ import { createHash, randomUUID } from 'node:crypto';
 import { listPending } from '../src/inbox/pending.ts';
 import { rows, type Mirror } from '../src/mirror/database.ts';
 import { hasCompletedSweep, openSweep } from '../src/pull/ledger.ts';
-import { within } from '../src/within.ts';
 import { applyEvents, toJobs } from './applyEvents.ts';
 import { pullModified } from './pullModified.ts';
 import { onceAtATime, sweep, sweepWindow } from './sweep.ts';
+import { startTicks, type Ticks } from './ticks.ts';
 
 import type { EnqueueOptions, Queues } from './queues.ts';
 
@@ -32,9 +32,6 @@ const EVENTS_A_TICK = 2_000;
 /** A window whose cursor has not moved for this long is nobody's. */
 const ABANDONED_SECONDS = 90;
 
-/** A tick under way may be waiting for a queue that is away: whatever it left, the next start finds. */
-const STOP_DEADLINE_MS = 1_000;
-
 /** What a process remembers of its recoveries. */
 interface Life {
   /** Ids of an earlier life of this process must not hold back this one's first recovery. */
@@ -45,32 +42,9 @@ interface Life {
 }
 
 /** Recovers at once, then on every tick. The first recovery takes over what a killed process left. */
-export function startRecovery(settings: RecoverySettings): { stop(): Promise<void> } {
-  const recover = createRecovery(settings);
-  let running: Promise<void> = Promise.resolve();
-  let busy = false;
-  let stopped = false;
-  const tick = () => {
-    // A tick that is still waiting for a slow queue is not joined by a second one.
-    if (busy) return;
-    busy = true;
-    running = recover()
-      .catch((error: unknown) => {
-        if (!stopped) settings.onError(error);
-      })
-      .finally(() => {
-        busy = false;
-      });
-  };
-  tick();
-  const timer = setInterval(tick, settings.tickMs ?? TICK_MS);
-  return {
-    async stop() {
-      stopped = true;
-      clearInterval(timer);
-      await within(STOP_DEADLINE_MS, running, () => undefined);
-    },
-  };
+export function startRecovery(settings: RecoverySettings): Ticks {
+  const { onError, tickMs = TICK_MS } = settings;
+  return startTicks({ work: createRecovery(settings), everyMs: tickMs, onError });
 }
 
 /** One recovery a call; the first that succeeds takes over what a killed process left. */
