@@ -1,5 +1,6 @@
 import { applyEvents } from '../jobs/applyEvents.ts';
 import { prune } from '../jobs/prune.ts';
+import { startHistory } from '../jobs/history.ts';
 import { pullAudit } from '../jobs/pullAudit.ts';
 import { pullModified } from '../jobs/pullModified.ts';
 import { migrateQueues, openQueues, type Queues, type QueueSettings } from '../jobs/queues.ts';
@@ -174,6 +175,13 @@ function startWork({ options, engine, queues, releases }: Parts, settings: Queue
   };
   const recovery = startRecovery({ mirror: engine.mirror, queues, onError });
   releases.push('recovery', () => recovery.stop());
+  const history = startHistory({
+    mirror: engine.mirror,
+    onError: (error) => {
+      log.warn({ err: error }, "the last minute's history could not be written");
+    },
+  });
+  releases.push('history', () => history.stop());
   const schedules = startSchedules({
     modified: config.PULL_MODIFIED_CRON,
     audit: config.PULL_AUDIT_CRON,

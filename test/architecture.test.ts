@@ -109,7 +109,12 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   'src/webhook': ['src/inbox', 'src/mirror'],
   'src/doctor': ['src/descope', 'src/mirror', 'src/inbox', 'src/pull', 'src/readers'],
   'src/http': ['src/webhook', 'src/inbox', 'src/readers', 'src/mirror'],
-  jobs: ['src/descope', 'src/inbox', 'src/pull', 'src/apply', 'src/mirror', 'src/readers'],
+  // Of itself: what it has told of every minute.
+  'src/history': ['src/mirror'],
+  jobs: [
+    ...['src/descope', 'src/inbox', 'src/pull', 'src/apply', 'src/mirror', 'src/readers'],
+    'src/history',
+  ],
   composition: [
     ...['src/descope', 'src/inbox', 'src/pull', 'src/apply', 'src/mirror', 'src/webhook'],
     ...['src/http', 'src/readers', 'jobs'],
@@ -138,7 +143,7 @@ const FENCES: readonly (readonly [vendor: RegExp, places: readonly string[]])[] 
   [
     /^(drizzle-orm(\/.*)?|pg)$/,
     [
-      ...['src/mirror/', 'src/inbox/', 'src/apply/', 'src/pull/', 'src/readers/'],
+      ...['src/mirror/', 'src/inbox/', 'src/apply/', 'src/pull/', 'src/readers/', 'src/history/'],
       // The budget, and what was learnt about the project, are shared through the database.
       ...['src/descope/', 'jobs/'],
       // It looks at Postgres itself, also where there is no mirror in it.
