@@ -1,5 +1,6 @@
 import { approveHeld, rejectHeld } from '../apply/held.ts';
 import { hidePersonalData, UsageError } from '../errors.ts';
+import { detailOfUsers, whileLogged, type AdminAction } from '../mirror/adminLog.ts';
 import { listHeld, listNotHeld, type HeldDeletion } from '../readers/deletions.ts';
 import { withEngine, withMirror } from './foreground.ts';
 import { countOf, layOut } from './table.ts';
@@ -68,7 +69,12 @@ async function approve(context: CommandContext, userIds: readonly string[]): Pro
   return withEngine<ExitCode>(context, {}, async ({ mirror, jobs, signal }) => {
     await assertHeld(mirror, userIds);
     const { client } = jobs.sweep;
-    const { tombstoned, present } = await approveHeld({ mirror, client }, userIds, signal);
+    const { tombstoned, present } = await whileLogged(
+      mirror,
+      toAction('deletions approve', userIds),
+      () => approveHeld({ mirror, client }, userIds, signal),
+      (approved) => ({ ...approved }),
+    );
     if (context.json) context.stdout(JSON.stringify({ approved: { tombstoned, present } }));
     else {
       context.stdout(
@@ -82,7 +88,12 @@ async function approve(context: CommandContext, userIds: readonly string[]): Pro
 async function reject(context: CommandContext, userIds: readonly string[]): Promise<ExitCode> {
   return withMirror<ExitCode>(context, async (mirror) => {
     await assertHeld(mirror, userIds);
-    const rejected = await rejectHeld(mirror, userIds, context.signal);
+    const rejected = await whileLogged(
+      mirror,
+      toAction('deletions reject', userIds),
+      () => rejectHeld(mirror, userIds, context.signal),
+      (decided) => ({ decided }),
+    );
     if (context.json) context.stdout(JSON.stringify({ rejected }));
     else {
       context.stdout(
@@ -91,6 +102,12 @@ async function reject(context: CommandContext, userIds: readonly string[]): Prom
     }
     return 0;
   });
+}
+
+/** For the admin log: all of them where none is named. */
+function toAction(action: string, userIds: readonly string[]): AdminAction {
+  const detail = userIds.length === 0 ? { all: true } : detailOfUsers(userIds);
+  return { actor: 'command', action, detail };
 }
 
 /** @throws UsageError where a deletion of one of these users is not held */

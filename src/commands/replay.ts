@@ -1,6 +1,7 @@
 import { UsageError } from '../errors.ts';
 import { countPending } from '../inbox/pending.ts';
 import { putBackEvents, type ReplaySelection } from '../inbox/replay.ts';
+import { whileLogged } from '../mirror/adminLog.ts';
 import { openSweep, unprovenWindows } from '../pull/ledger.ts';
 import { applyPending } from './applyPending.ts';
 import { parseInstant } from './command.ts';
@@ -15,7 +16,12 @@ export async function run(context: CommandContext, options: CommandOptions): Pro
   const selection = parseSelection(options);
   return withEngine(context, {}, async (engine) => {
     const before = new Set(await listOpen(engine));
-    const putBack = await putBackEvents(engine.mirror, selection, engine.signal);
+    const putBack = await whileLogged(
+      engine.mirror,
+      { actor: 'command', action: 'replay', detail: { ...selection } },
+      () => putBackEvents(engine.mirror, selection, engine.signal),
+      (events) => ({ events }),
+    );
     if (!context.json) context.stdout(`${countOf(putBack, 'event')} put back`);
     // Whatever else is due is applied with them, as `sync` does.
     const applied = putBack === 0 ? 0 : await applyPending(engine);

@@ -1,6 +1,7 @@
 import { hasCompletedSweep } from '../pull/ledger.ts';
 import { countDrift, totalOf, type Verification } from '../pull/drift.ts';
 import { verifyMirror } from '../pull/verify.ts';
+import { whileLogged } from '../mirror/adminLog.ts';
 import { readLastProof } from '../readers/runs.ts';
 import { withEngine } from './foreground.ts';
 import { createProgressView } from './progress.ts';
@@ -18,6 +19,9 @@ interface Answer extends Verification {
   readonly lastProof: string | null;
 }
 
+/** For the admin log; a verification that only looks leaves nothing there. */
+const REPAIR = { actor: 'command', action: 'verify --repair', detail: {} } as const;
+
 /** `rollcall verify [--repair]`: drift report; exit 3 if drift remains. */
 export async function run(context: CommandContext, options: CommandOptions): Promise<ExitCode> {
   const repair = options['repair'] === true;
@@ -30,9 +34,13 @@ export async function run(context: CommandContext, options: CommandOptions): Pro
       return 3;
     }
     try {
-      const found = await verifyMirror(jobs.verify, repair, signal, (progress) => {
-        view.show(progress);
-      });
+      const work = () =>
+        verifyMirror(jobs.verify, repair, signal, (progress) => {
+          view.show(progress);
+        });
+      const found = await (repair
+        ? whileLogged(mirror, REPAIR, work, ({ repaired, held }) => ({ repaired, held }))
+        : work());
       view.stop();
       const left = repair ? found.held : totalOf(countDrift(found.drift));
       const outcome = left === 0 ? 'equal' : 'drift';

@@ -132,6 +132,37 @@ describe('rollcall deletions', () => {
     expect(await states(s)).toEqual({ rejected: 9, held: 9 });
   });
 
+  it('leaves each decision in the admin log, and how it ended', async () => {
+    const { s, ids } = await held(7);
+    const named = ids.slice(0, 2);
+    await runCommand(deletions, s, { action: 'approve', ids: named });
+    await runCommand(deletions, s, { action: 'reject', ids: ids.slice(2, 3) });
+    s.simulator.faults.next('status403', { path: 'load' });
+    const failing = runCommand(deletions, s, { action: 'approve', ids: [] });
+    await expect(failing).rejects.toThrow(DescopeUnauthorised);
+    await runCommand(deletions, s, { action: 'list', ids: [] });
+    const approve = { actor: 'command', action: 'deletions approve' };
+    expect(
+      await s.query(sql`select actor, action, detail, outcome from ${s.database.mirror.t.adminLog}
+                        order by entry_id`),
+    ).toEqual([
+      {
+        ...approve,
+        detail: { users: 2, userIds: named, tombstoned: 2, present: 0 },
+        outcome: 'done',
+      },
+      {
+        ...{ actor: 'command', action: 'deletions reject', outcome: 'done' },
+        detail: { users: 1, userIds: ids.slice(2, 3), decided: 1 },
+      },
+      {
+        ...approve,
+        detail: { all: true },
+        outcome: expect.stringMatching(/^failed: Descope refuses the management key/) as string,
+      },
+    ]);
+  });
+
   it('names ids of which nothing is held, but no mail address, and does nothing then', async () => {
     const { s, ids } = await held(6);
     const approve = (...more: string[]) =>

@@ -102,6 +102,22 @@ describe('rollcall replay', () => {
     expect(none.json()).toEqual({ putBack: 0, applied: 0, pending: 0, opened: false });
   });
 
+  it('leaves in the admin log what was replayed, and no mail address', async () => {
+    const s = await begin();
+    const [a = ''] = realUserIds(s);
+    await setState(s, await record(s, [['UserModified', a]]), 'parked');
+    await runCommand(replay, s, { failed: true });
+    await runCommand(replay, s, { user: 'ada@example.com' });
+    const entry = { actor: 'command', action: 'replay', outcome: 'done' };
+    expect(
+      await s.query(sql`select actor, action, detail, outcome from ${s.database.mirror.t.adminLog}
+                        order by entry_id`),
+    ).toEqual([
+      { ...entry, detail: { since: null, userId: null, failedOnly: true, events: 1 } },
+      { ...entry, detail: { since: null, userId: '[email]', failedOnly: false, events: 0 } },
+    ]);
+  });
+
   it('applies those of a user, or since a time, applied ones as well; never archived ones', async () => {
     const s = await begin();
     const [a = '', b = '', c = ''] = realUserIds(s);

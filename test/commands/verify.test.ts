@@ -1,3 +1,4 @@
+import { sql } from 'drizzle-orm';
 import { afterEach, beforeEach, describe, expect, it, test } from 'vitest';
 
 import * as backfill from '../../src/commands/backfill.ts';
@@ -125,6 +126,15 @@ describe('verify', () => {
     expect(proofOf(mended) > proofOf(json)).toBe(true);
     expect((await verify()).exit).toBe(0);
     await scene.assertEqual();
+    // Of all these, one changed something.
+    expect(
+      await scene.query(sql`select actor, action, detail, outcome from descope.admin_log`),
+    ).toEqual([
+      {
+        ...{ actor: 'command', action: 'verify --repair', outcome: 'done' },
+        detail: { repaired: 3, held: 0 },
+      },
+    ]);
   });
 
   it('tells in one line that Descope refuses, and ends with 1', async () => {
