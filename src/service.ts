@@ -9,21 +9,15 @@ import { startSchedules } from '../jobs/schedules.ts';
 import { sweep, sweepWindow } from '../jobs/sweep.ts';
 import { verify } from '../jobs/verify.ts';
 import { startWorkers } from '../jobs/workers.ts';
+import { startAdministration } from './administration.ts';
 import { createEngine, type Engine } from './engine.ts';
-import { startAdminServer } from './http/admin.ts';
-import { createEventRouter } from './http/eventRoutes.ts';
 import { createHealth, type Health } from './http/health.ts';
 import { startPublicServer } from './http/public.ts';
-import { createScrape } from './http/scrape.ts';
 import { createInbox } from './inbox/record.ts';
 import { databaseNow, openMirror, readMirrorId } from './mirror/database.ts';
 import { migrateMirror } from './mirror/migrate.ts';
 import { claimProject } from './mirror/project.ts';
 import { adoptRestoredFeed } from './mirror/restored.ts';
-import { readExplain } from './readers/explain.ts';
-import { createStatusReader, readRecentChanges } from './readers/status.ts';
-import { searchEvents } from './readers/trail.ts';
-import { waitForUser } from './readers/wait.ts';
 import { createReleaseStack, type ReleaseStack } from './release.ts';
 import { startTraces, type Traces } from './traces.ts';
 import { readVersion } from './version.ts';
@@ -198,7 +192,6 @@ function startWork({ options, engine, queues, releases }: Parts, settings: Queue
 async function startServers(parts: Parts): Promise<[number, number]> {
   const { options, engine, health, releases } = parts;
   const { config, log, role } = options;
-  const { mirror, metrics } = engine;
   const onError = (error: unknown) => {
     log.error({ err: error }, 'a request failed');
   };
@@ -218,34 +211,12 @@ async function startServers(parts: Parts): Promise<[number, number]> {
   });
   releases.push('public server', () => publicServer.stop());
   metrics.buildInfo.set({ version: readVersion(), node: process.version, role }, 1);
-  // One reader for the page, the API and the meters: what is dear to count is counted once for all.
-  const readStatus = createStatusReader(mirror);
-  const admin = await startAdminServer({
-    host: config.ADMIN_HOST,
-    port: config.ADMIN_PORT,
-    token: config.ADMIN_TOKEN,
-    readStatus: async () => {
-      const status = await readStatus(parts.queues.counts);
-      const demo = options.demo?.();
-      return demo === undefined ? status : { ...status, demo };
-    },
-    readRecentChanges: () => readRecentChanges(mirror, 20),
-    // By user id only: login ids are personal, and addresses of requests end up in logs.
-    explain: async (userId) => {
-      const story = await readExplain(mirror, userId);
-      return story?.userId === userId ? story : null;
-    },
-    waitFor: (userId, since, signal) => waitForUser(mirror, userId, since, signal),
-    eventRouter: createEventRouter({
-      searchEvents: (filter, signal) => searchEvents(mirror, filter, { signal }),
-    }),
-    metrics: createScrape({
-      metrics,
-      readStatus: () => readStatus(parts.queues.counts),
-      health,
-      pool: mirror.pool,
-      onError,
-    }),
+  const admin = await startAdministration({
+    config,
+    engine,
+    queues: parts.queues,
+    health,
+    demo: options.demo,
     onError,
   });
   releases.push('admin server', () => admin.stop());

@@ -1,6 +1,7 @@
 import { sql } from 'drizzle-orm';
 import { afterEach, describe, expect, it } from 'vitest';
 
+import { eventually } from './support/eventually.ts';
 import { startProcess } from './support/process.ts';
 import {
   bodyOf,
@@ -38,6 +39,15 @@ describe('a worker', () => {
     expect(metrics).toMatch(/^rollcall_jobs_total\{job_name="sweepWindow",outcome="done"\} [1-9]/m);
     expect(metrics).toMatch(/^rollcall_users\{kind="live"\} [1-9]/m);
     expect((await fetch(`${admin}/api/status`)).status).toBe(200);
+  });
+
+  it('writes the history from its start on', async () => {
+    const world = await begin({ role: 'worker' });
+    await eventually(async () => {
+      const answer = await fetch(`http://127.0.0.1:${world.service.adminPort}/api/history`);
+      const history = await answer.json();
+      expect(history).toMatchObject({ step: 'minute', points: [{ gaps: 0, requests: 0 }] });
+    });
   });
 
   it('needs no webhook authentication, but a token where its admin port is open to others (G9)', async () => {

@@ -48,6 +48,45 @@ export async function listHeld(
   return { held: counted?.held ?? 0, deletions };
 }
 
+/** The same, one of a list. */
+export interface ListedDeletion extends Omit<HeldDeletion, 'runId'> {
+  readonly deletionId: number;
+}
+
+export interface HeldPage {
+  /** Users held, whether on this page or not. */
+  readonly total: number;
+  readonly deletions: readonly ListedDeletion[];
+  /** Where the next page begins after; null where this is the last. */
+  readonly next: number | null;
+}
+
+/** The users held, a page of at most `most`, oldest finding first; each once, by the latest finding. */
+export async function readHeldPage(
+  { db, t }: Db,
+  { after, most }: { readonly after: number; readonly most: number },
+): Promise<HeldPage> {
+  const [counted] = await rows<{ total: number }>(
+    db,
+    sql`select count(distinct user_id)::int as total from ${t.deletions} where state = 'held'`,
+  );
+  const deletions = await rows<ListedDeletion>(
+    db,
+    sql`select deletion_id::float8 as "deletionId", user_id as "userId", witness,
+               ${asInstant(sql`nominated_at`)} as "nominatedAt",
+               ${asInstant(sql`verified_at`)} as "verifiedAt", evidence
+        from ${t.deletions} d
+        where state = 'held' and deletion_id > ${after}
+          and not exists (select 1 from ${t.deletions} later
+                          where later.user_id = d.user_id and later.state = 'held'
+                            and later.deletion_id > d.deletion_id)
+        order by deletion_id limit ${most + 1}`,
+  );
+  const page = deletions.slice(0, most);
+  const next = deletions.length > most ? (page.at(-1)?.deletionId ?? null) : null;
+  return { total: counted?.total ?? 0, deletions: page, next };
+}
+
 /** Of these users, those of whom no deletion is held. */
 export async function listNotHeld({ db, t }: Db, userIds: readonly string[]): Promise<string[]> {
   const found = await rows<{ userId: string }>(

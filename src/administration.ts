@@ -1,0 +1,100 @@
+import { approveHeld, rejectHeld } from './apply/held.ts';
+import { startAdminServer } from './http/admin.ts';
+import { createEventRouter } from './http/eventRoutes.ts';
+import { createScrape } from './http/scrape.ts';
+import { listPending } from './inbox/pending.ts';
+import { putBackEvents } from './inbox/replay.ts';
+import { readExplain } from './readers/explain.ts';
+import { createStatusReader, readRecentChanges } from './readers/status.ts';
+import { searchEvents } from './readers/trail.ts';
+import { waitForUser } from './readers/wait.ts';
+
+import type { Queues } from '../jobs/queues.ts';
+import type { Config } from './config.ts';
+import type { Engine } from './engine.ts';
+import type { AdminActions } from './http/actions.ts';
+import type { Health } from './http/health.ts';
+import type { RunningServer } from './http/listen.ts';
+import type { DemoView } from './readers/statusView.ts';
+
+/*
+ * The admin port put together: what it shows comes from the mirror, what it does is done by the engine, in
+ * whatever role the process runs.
+ */
+
+export interface AdministrationOptions {
+  readonly config: Config;
+  readonly engine: Engine;
+  readonly queues: Queues;
+  readonly health: Health;
+  /** The demo's comparison with its directory, for the status page. */
+  readonly demo: (() => DemoView | undefined) | undefined;
+  readonly onError: (error: unknown) => void;
+}
+
+/** Some twenty are shown. */
+const CHANGES_SHOWN = 20;
+/** Replayed events told to the queue at once; a worker's recovery finds the others within seconds. */
+const EVENTS_TOLD = 2_000;
+
+/**
+ * Starts the admin server of this process.
+ * @throws UsageError where its address cannot be used
+ */
+export async function startAdministration(options: AdministrationOptions): Promise<RunningServer> {
+  const { config, engine, queues, health, onError } = options;
+  const { mirror, metrics } = engine;
+  // One reader for the page, the API and the meters: what is dear to count is counted once for all.
+  const readStatus = createStatusReader(mirror);
+  return startAdminServer({
+    host: config.ADMIN_HOST,
+    port: config.ADMIN_PORT,
+    token: config.ADMIN_TOKEN,
+    mirror,
+    actions: createActions(options),
+    readStatus: async () => {
+      const status = await readStatus(queues.counts);
+      const demo = options.demo?.();
+      return demo === undefined ? status : { ...status, demo };
+    },
+    readRecentChanges: () => readRecentChanges(mirror, CHANGES_SHOWN),
+    // By user id only: login ids are personal, and addresses of requests end up in logs.
+    explain: async (userId) => {
+      const story = await readExplain(mirror, userId);
+      return story?.userId === userId ? story : null;
+    },
+    waitFor: (userId, since, signal) => waitForUser(mirror, userId, since, signal),
+    eventRouter: createEventRouter({
+      searchEvents: (filter, signal) => searchEvents(mirror, filter, { signal }),
+    }),
+    metrics: createScrape({
+      metrics,
+      readStatus: () => readStatus(queues.counts),
+      health,
+      pool: mirror.pool,
+      onError,
+    }),
+    onError,
+  });
+}
+
+/** What the commands do, without a process of their own. A stop ends each at its next safe point. */
+function createActions({ engine }: AdministrationOptions): AdminActions {
+  const { mirror, jobs, signal } = engine;
+  return {
+    async approve(userIds) {
+      const { client } = jobs.sweep;
+      const { tombstoned, present } = await approveHeld({ mirror, client }, userIds, signal);
+      return tombstoned + present;
+    },
+    reject: (userIds) => rejectHeld(mirror, userIds, signal),
+    async replay({ userId }) {
+      const selection = { since: null, userId, failedOnly: userId === null };
+      const events = await putBackEvents(mirror, selection, signal);
+      const due = await listPending(mirror, { seconds: 0, most: EVENTS_TOLD });
+      // The inbox knows them in any case: a queue that is away only makes it slower.
+      await engine.enqueueEvents(due.map(({ eventId }) => eventId)).catch(() => undefined);
+      return events;
+    },
+  };
+}
