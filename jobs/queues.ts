@@ -67,6 +67,8 @@ export interface Queues {
     options?: EnqueueOptions,
   ) => Promise<void>;
   readonly counts: () => Promise<QueueCounts[]>;
+  /** BullMQ's own, for the board. */
+  readonly opened: readonly Queue[];
   readonly ping: () => Promise<void>;
   readonly stop: () => Promise<void>;
 }
@@ -194,6 +196,7 @@ export function openQueues(settings: QueueSettings): Queues {
   return {
     enqueue: (job, payload, options) => enqueueAll(job, [payload], options),
     enqueueAll,
+    opened: opened.map(({ queue }) => queue),
     counts: () => inTime(Promise.all(opened.map(countOne))),
     async ping() {
       await inTime(Promise.all(opened.map(countOne)));

@@ -1,3 +1,4 @@
+import { createQueueBoard } from '../jobs/board.ts';
 import { approveHeld, rejectHeld } from './apply/held.ts';
 import { startAdminServer } from './http/admin.ts';
 import { createEventRouter } from './http/eventRoutes.ts';
@@ -52,6 +53,7 @@ export async function startAdministration(options: AdministrationOptions): Promi
     token: config.ADMIN_TOKEN,
     mirror,
     actions: createActions(options),
+    queueBoard: createQueueBoard(queues, { isReadOnly: config.ADMIN_TOKEN === undefined }),
     readStatus: async () => {
       const status = await readStatus(queues.counts);
       const demo = options.demo?.();

@@ -3,6 +3,7 @@ import express, {
   type Express,
   type NextFunction,
   type Request,
+  type RequestHandler,
   type Response,
 } from 'express';
 import helmet from 'helmet';
@@ -11,6 +12,7 @@ import { join } from 'node:path';
 
 import { createActionRouter, createPostGuard, type AdminActions } from './actions.ts';
 import { createReadRouter, createStatusRouter, createUserRouter, type UserRoutes } from './api.ts';
+import { guardBoard } from './board.ts';
 import { startListening, type RunningServer } from './listen.ts';
 import { createLocalOnlyRouter, createLoginRouter } from './login.ts';
 import { endWithJsonErrors } from './public.ts';
@@ -39,8 +41,8 @@ export interface AdminServerOptions extends UserRoutes {
   readonly actions?: AdminActions;
   /** Routes of `/api/events/…`. */
   readonly eventRouter?: Router;
-  /** The queue board, shown under `/queues`; it brings its own security headers. */
-  readonly queueBoard?: Router;
+  /** The queue board, shown under `/queues`; without a token it shows and changes nothing. */
+  readonly queueBoard?: RequestHandler;
   /** Told of failures that are answered 500 or 503. */
   readonly onError?: (error: unknown) => void;
 }
@@ -117,7 +119,7 @@ export async function startAdminServer(given: AdminServerOptions): Promise<Runni
   const app = express();
   app.disable('x-powered-by');
   const access = token ? createLoginRouter(token) : createLocalOnlyRouter(host);
-  if (options.queueBoard) app.use('/queues', access, options.queueBoard);
+  mountBoard(app, access, options);
   app.use(securityHeaders, serveAssets());
   app.use((_request: Request, response: Response, next: NextFunction) => {
     response.set('Cache-Control', 'no-store');
@@ -144,4 +146,10 @@ function mountApi(app: Express, { mirror, actions, eventRouter }: AdminServerOpt
   if (mirror) app.use(createReadRouter(mirror));
   if (mirror && actions) app.use(createActionRouter(mirror, actions));
   if (eventRouter) app.use(eventRouter);
+}
+
+function mountBoard(app: Express, access: Router, options: AdminServerOptions): void {
+  const { queueBoard, token, mirror } = options;
+  if (!queueBoard) return;
+  app.use('/queues', access, guardBoard(queueBoard, { isReadOnly: !token, mirror }));
 }
