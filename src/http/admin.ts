@@ -1,5 +1,5 @@
 import express, {
-  Router,
+  type Router,
   type Express,
   type NextFunction,
   type Request,
@@ -7,16 +7,14 @@ import express, {
   type Response,
 } from 'express';
 import helmet from 'helmet';
-import { readFileSync } from 'node:fs';
-import { join } from 'node:path';
 
 import { createActionRouter, createPostGuard, type AdminActions } from './actions.ts';
 import { createReadRouter, createStatusRouter, createUserRouter, type UserRoutes } from './api.ts';
 import { guardBoard } from './board.ts';
 import { startListening, type RunningServer } from './listen.ts';
 import { createLocalOnlyRouter, createLoginRouter } from './login.ts';
+import { createAssetRouter, createPageRouter } from './pages.ts';
 import { endWithJsonErrors } from './public.ts';
-import { PAGE_FOLDER, renderPage } from './renderPage.ts';
 import { createStatusStream } from './stream.ts';
 
 import type { Mirror } from '../mirror/database.ts';
@@ -34,6 +32,8 @@ export interface AdminServerOptions extends UserRoutes {
   readonly readStatus: () => Promise<StatusView>;
   /** The latest changes, newest first; some twenty are shown. */
   readonly readRecentChanges: () => Promise<readonly RecentChange[]>;
+  /** Requests to Descope that may be sent a minute: a line in the page's chart of them. */
+  readonly budgetPerMinute?: number;
   /** The Prometheus text. */
   readonly metrics: () => Promise<string>;
   /** What the API reads from, and where it keeps its log; without it there is neither, nor any action. */
@@ -75,35 +75,6 @@ function shared<T>(read: () => Promise<T>): () => Promise<T> {
     }));
 }
 
-/** Files that are no secret, and that the login page wants. */
-function serveAssets(): Router {
-  const router = Router();
-  for (const name of ['style.css', 'status.js']) {
-    router.get(`/page/${name}`, (_request, response) => {
-      response.sendFile(name, { root: PAGE_FOLDER });
-    });
-  }
-  return router;
-}
-
-/** The page, which says in its first line how things are. */
-function servePages({ readStatus, onError }: AdminServerOptions): Router {
-  const indexPage = readFileSync(join(PAGE_FOLDER, 'index.html'), 'utf8');
-  const router = Router();
-  router.get('/', async (_request, response) => {
-    let values = { state: 'unknown', sentence: 'The status cannot be read' };
-    try {
-      const { state, sentence } = await readStatus();
-      values = { state, sentence };
-    } catch (error) {
-      // The page itself must come up, above all when something is wrong.
-      onError?.(error);
-    }
-    response.type('html').send(renderPage(indexPage, values));
-  });
-  return router;
-}
-
 /** Starts the admin server (design §5.3). It takes no part in answering webhooks. */
 export async function startAdminServer(given: AdminServerOptions): Promise<RunningServer> {
   const options = { ...given, readStatus: shared(given.readStatus) };
@@ -120,13 +91,13 @@ export async function startAdminServer(given: AdminServerOptions): Promise<Runni
   app.disable('x-powered-by');
   const access = token ? createLoginRouter(token) : createLocalOnlyRouter(host);
   mountBoard(app, access, options);
-  app.use(securityHeaders, serveAssets());
+  app.use(securityHeaders, createAssetRouter());
   app.use((_request: Request, response: Response, next: NextFunction) => {
     response.set('Cache-Control', 'no-store');
     next();
   });
   app.use(access, createPostGuard());
-  app.use(servePages(options), stream.router);
+  app.use(createPageRouter(options), stream.router);
   app.use(createStatusRouter({ readStatus, metrics: shared(options.metrics), onError }));
   app.use(createUserRouter(options));
   mountApi(app, options);

@@ -100,8 +100,32 @@ describe('the status page', () => {
     expect(policy).not.toMatch(/unsafe|upgrade-insecure/);
     expect(html).not.toMatch(/<style|<script>|\sstyle=|\son\w+=|https?:\/\//);
     const files = [...html.matchAll(/(?:href|src)="(\/page\/[^"]+)"/g)].map((match) => match[1]);
-    expect(files).toEqual(['/page/style.css', '/page/status.js']);
+    expect(files).toEqual(expect.arrayContaining(['/page/style.css', '/page/uPlot.iife.min.js']));
     for (const file of files) expect((await fetch(url + (file ?? ''))).status).toBe(200);
+  });
+
+  test.each(['/users', '/deletions', '/events', '/log'])(
+    '%s is a page of its own, marked in the bar, with nothing inline',
+    async (path) => {
+      const response = await fetch((await start()) + path);
+      const html = await response.text();
+      expect([response.status, response.headers.get('cache-control')]).toEqual([200, 'no-store']);
+      expect(html).toContain(`<a href="${path}" aria-current="page">`);
+      expect(html.match(/aria-current/g)).toHaveLength(1);
+      expect(html).not.toMatch(/\{\{|<style|<script>|\sstyle=|\son\w+=|https?:\/\//);
+    },
+  );
+
+  test('nothing but what pages load is served of their folder', async () => {
+    const url = await start();
+    for (const name of ['overview.html', 'login.html', '..%2Fadmin.ts', 'nothing.js']) {
+      expect((await fetch(`${url}/page/${name}`)).status).toBe(404);
+    }
+  });
+
+  test('knows the budget that its chart of requests is drawn against', async () => {
+    const html = await (await fetch(await start({ budgetPerMinute: 108 }))).text();
+    expect(html).toContain('data-budget="108"');
   });
 
   test('comes up when the status cannot be read, and says so', async () => {
@@ -288,6 +312,10 @@ describe('the gauges of the status', () => {
 describe('with a token', () => {
   const everyRoute = [
     '/',
+    '/users',
+    '/deletions',
+    '/events',
+    '/log',
     '/api/status',
     '/metrics',
     '/queues',
@@ -340,7 +368,10 @@ describe('with a token', () => {
 
   test('whoever opens the page is shown the form, with its style', async () => {
     const url = await start(full);
-    expect(await (await fetch(url)).text()).toContain('action="/login"');
+    for (const path of ['/', '/users', '/deletions', '/events', '/log']) {
+      const page = await fetch(url + path, { headers: { accept: 'text/html' } });
+      expect([page.status, await page.text()]).toEqual([401, expect.stringContaining('"/login"')]);
+    }
     expect((await fetch(`${url}/login`)).status).toBe(200);
     expect((await fetch(`${url}/page/style.css`)).status).toBe(200);
   });

@@ -9,6 +9,8 @@ export interface BuiltService {
   readonly child: RunningProcess;
   /** Of the webhook and the probes. */
   readonly port: number;
+  /** Of the dashboard and its API. */
+  readonly adminPort: number;
   /** `kill -9`; resolves once the process is gone. @throws Error where it had ended by itself */
   kill(): Promise<void>;
 }
@@ -29,10 +31,12 @@ export async function createBuiltServices(): Promise<BuiltServices> {
     async start(env, args = []) {
       const child = startProcess(['start', '--json', ...args], { cwd, env });
       started.push(child);
-      const [, port = ''] = await child.waitForLine(/"publicPort":(\d+),"adminPort"/);
+      const line = /"publicPort":(\d+),"adminPort":(\d+)/;
+      const [, port = '', adminPort = ''] = await child.waitForLine(line);
       return {
         child,
         port: Number(port),
+        adminPort: Number(adminPort),
         async kill() {
           child.kill('SIGKILL');
           const code = await child.exit;
