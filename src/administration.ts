@@ -85,12 +85,12 @@ export async function startAdministration(options: AdministrationOptions): Promi
 function createActions({ engine }: AdministrationOptions): AdminActions {
   const { mirror, jobs, signal } = engine;
   return {
-    async approve(userIds) {
+    async approve(userIds, upTo) {
       const { client } = jobs.sweep;
-      const { tombstoned, present } = await approveHeld({ mirror, client }, userIds, signal);
+      const { tombstoned, present } = await approveHeld({ mirror, client }, userIds, signal, upTo);
       return tombstoned + present;
     },
-    reject: (userIds) => rejectHeld(mirror, userIds, signal),
+    reject: (userIds, upTo) => rejectHeld(mirror, userIds, signal, upTo),
     async replay({ userId }) {
       const selection = { since: null, userId, failedOnly: userId === null };
       const events = await putBackEvents(mirror, selection, signal);

@@ -28,16 +28,18 @@ export interface Approved {
 
 /**
  * Carries out the held deletions of these users, of all where none is named, as far as loads by id
- * still say that they are gone.
+ * still say that they are gone. Those held later than `upTo` (a deletion's id; where absent, the newest
+ * when this begins) are not meant: nobody has seen them.
  * @throws the client's errors and Stopping; batches before that are decided, the others still held
  */
 export async function approveHeld(
   { mirror, client }: HeldDeps,
   userIds: readonly string[],
   signal: AbortSignal,
+  upTo?: number,
 ): Promise<Approved> {
   const total = { tombstoned: 0, present: 0 };
-  for await (const batch of batchesOf(mirror, userIds, signal)) {
+  for await (const batch of batchesOf(mirror, { userIds, upTo }, signal)) {
     const answer = await lookUp(client, batch, () => true, { priority: 'event', signal });
     const decided = await transaction(mirror, (tx) => settle(tx, mirror, batch, answer));
     total.tombstoned += decided.tombstoned;
@@ -55,9 +57,10 @@ export async function rejectHeld(
   mirror: Mirror,
   userIds: readonly string[],
   signal: AbortSignal,
+  upTo?: number,
 ): Promise<number> {
   let rejected = 0;
-  for await (const batch of batchesOf(mirror, userIds, signal)) {
+  for await (const batch of batchesOf(mirror, { userIds, upTo }, signal)) {
     await mirror.db.execute(sql`
       update ${mirror.t.deletions}
       set state = 'rejected', decided_at = clock_timestamp(),
@@ -71,22 +74,28 @@ export async function rejectHeld(
 /** Users held at the moment, by id, each once. */
 async function* batchesOf(
   { db, t }: Pick<Mirror, 'db' | 't'>,
-  userIds: readonly string[],
+  { userIds, upTo }: { readonly userIds: readonly string[]; readonly upTo: number | undefined },
   signal: AbortSignal,
 ): AsyncGenerator<string[], void> {
+  const [newest] = await rows<{ deletionId: number }>(
+    db,
+    sql`select coalesce(max(deletion_id), 0)::float8 as "deletionId" from ${t.deletions}
+        where state = 'held'`,
+  );
+  const last = Math.min(upTo ?? Infinity, newest?.deletionId ?? 0);
   const wanted = userIds.length === 0 ? sql`true` : sql`user_id = any(${textArray(userIds)})`;
   for (let after = ''; ;) {
     if (signal.aborted) throw new Stopping();
     const found = await rows<{ userId: string }>(
       db,
       sql`select distinct user_id as "userId" from ${t.deletions}
-          where state = 'held' and user_id > ${after} and ${wanted}
+          where state = 'held' and user_id > ${after} and deletion_id <= ${last} and ${wanted}
           order by user_id limit ${LOAD_LIMIT}`,
     );
-    const last = found.at(-1);
-    if (!last) return;
+    const end = found.at(-1);
+    if (!end) return;
     yield found.map((row) => row.userId);
-    after = last.userId;
+    after = end.userId;
   }
 }
 

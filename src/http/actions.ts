@@ -23,10 +23,13 @@ import type { Mirror } from '../mirror/database.ts';
  */
 
 export interface AdminActions {
-  /** Carries out held deletions, of all users where none is named, and returns how many were decided. */
-  readonly approve: (userIds: readonly string[]) => Promise<number>;
+  /**
+   * Carries out held deletions, of all users where none is named but none held later than the deletion
+   * `upTo`, and returns how many were decided.
+   */
+  readonly approve: (userIds: readonly string[], upTo?: number) => Promise<number>;
   /** Drops them, and returns how many those were. */
-  readonly reject: (userIds: readonly string[]) => Promise<number>;
+  readonly reject: (userIds: readonly string[], upTo?: number) => Promise<number>;
   /** Has parked events applied again, or all of one user's, and returns how many. */
   readonly replay: (which: { readonly userId: string | null }) => Promise<number>;
 }
@@ -38,13 +41,19 @@ const NAMED = 5;
 /** As many ids as a call may name, and some. */
 const BODY_LIMIT = '512kb';
 
-const userId = z.string().min(1).max(512);
+const userId = z
+  .string()
+  .min(1)
+  .max(512)
+  .refine((id) => !id.includes('\0'), 'no id holds a NUL');
 const usersBody = z.union(
   [
     z.strictObject({ userIds: z.array(userId).min(1).max(MOST_USERS) }),
-    z.strictObject({ all: z.literal(true) }),
+    z.strictObject({ all: z.literal(true), upTo: z.int().min(0).optional() }),
   ],
-  { error: `give either userIds, a list of 1 to ${MOST_USERS} user ids, or all: true` },
+  {
+    error: `give either userIds, a list of 1 to ${MOST_USERS} user ids, or all: true, perhaps upTo a deletionId`,
+  },
 );
 const replayBody = z.union(
   [z.strictObject({ failed: z.literal(true) }), z.strictObject({ userId })],
@@ -84,10 +93,11 @@ export function createActionRouter(
         response.status(409).json({ error: `no deletion is held of ${named}${more}` });
         return;
       }
-      const detail = 'all' in asked ? { all: true } : detailOfUsers(userIds);
+      const detail = 'all' in asked ? asked : detailOfUsers(userIds);
+      const upTo = 'all' in asked ? asked.upTo : undefined;
       const action = `deletions ${decision}`;
       await act(mirror, response, { action, detail }, async () => ({
-        decided: await actions[decision](userIds),
+        decided: await actions[decision](userIds, upTo),
       }));
     });
   }

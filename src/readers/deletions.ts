@@ -59,6 +59,8 @@ export interface HeldPage {
   readonly deletions: readonly ListedDeletion[];
   /** Where the next page begins after; null where this is the last. */
   readonly next: number | null;
+  /** Of all that are held, the deletion found last; 0 where none is. */
+  readonly newest: number;
 }
 
 /** The users held, a page of at most `most`, oldest finding first; each once, by the latest finding. */
@@ -66,9 +68,10 @@ export async function readHeldPage(
   { db, t }: Db,
   { after, most }: { readonly after: number; readonly most: number },
 ): Promise<HeldPage> {
-  const [counted] = await rows<{ total: number }>(
+  const [counted] = await rows<{ total: number; newest: number }>(
     db,
-    sql`select count(distinct user_id)::int as total from ${t.deletions} where state = 'held'`,
+    sql`select count(distinct user_id)::int as total,
+               coalesce(max(deletion_id), 0)::float8 as newest from ${t.deletions} where state = 'held'`,
   );
   const deletions = await rows<ListedDeletion>(
     db,
@@ -84,7 +87,7 @@ export async function readHeldPage(
   );
   const page = deletions.slice(0, most);
   const next = deletions.length > most ? (page.at(-1)?.deletionId ?? null) : null;
-  return { total: counted?.total ?? 0, deletions: page, next };
+  return { total: counted?.total ?? 0, deletions: page, next, newest: counted?.newest ?? 0 };
 }
 
 /** Of these users, those of whom no deletion is held. */

@@ -74,6 +74,7 @@ describe('deciding on held deletions', () => {
       total: 0,
       deletions: [],
       next: null,
+      newest: 0,
     });
     await scene.world.assertPrivate(JSON.stringify(await log(scene)));
   });
@@ -90,6 +91,19 @@ describe('deciding on held deletions', () => {
     );
     expect(row).toEqual({ live: 8 });
     expect(await log(scene)).toHaveLength(2);
+  });
+
+  it('decides on no more than the person was shown', async () => {
+    const { scene, ids } = await beginHeld(8);
+    const shown = (await scene.get('/api/deletions?limit=1')).body['newest'];
+    await scene.world.query(sql`
+      insert into descope.deletions (user_id, state, witness) values ('U2later', 'held', 'sweep')`);
+
+    const asked = { all: true, upTo: shown };
+    expect((await scene.post('/api/deletions/reject', asked)).body).toEqual({
+      decided: ids.length,
+    });
+    expect(await states(scene)).toEqual({ rejected: 8, held: 1 });
   });
 
   it('does nothing where of one of them no deletion is held, and names them, but no mail address', async () => {

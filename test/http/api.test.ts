@@ -191,9 +191,14 @@ describe('/api/deletions', () => {
       return { ...body, deletions: deletions.map(({ userId }) => userId) };
     };
     const first = await page('');
-    expect(first).toEqual({ total: 5, deletions: ['U2', 'U4'], next: 4 });
-    expect(await page('&after=4')).toEqual({ total: 5, deletions: ['U5', 'U6'], next: 6 });
-    expect(await page('&after=6')).toEqual({ total: 5, deletions: ['U1'], next: null });
+    expect(first).toEqual({ total: 5, deletions: ['U2', 'U4'], next: 4, newest: 7 });
+    expect(await page('&after=4')).toEqual({
+      total: 5,
+      deletions: ['U5', 'U6'],
+      next: 6,
+      newest: 7,
+    });
+    expect(await page('&after=6')).toEqual({ total: 5, deletions: ['U1'], next: null, newest: 7 });
     const { body } = await get('/api/deletions?limit=1');
     expect(body['deletions']).toEqual([
       {

@@ -101,9 +101,9 @@ function confirmed(verb, many) {
 async function decide(verb, ofAll) {
   const userIds = chosen();
   // Others may have come since the list was loaded: the number is of now.
-  const many = ofAll ? (await getJson('/api/deletions?limit=1')).total : userIds.length;
-  if (!(await confirmed(verb, many))) return;
-  const body = ofAll ? { all: true } : { userIds };
+  const { total, newest } = ofAll ? await getJson('/api/deletions?limit=1') : {};
+  if (!(await confirmed(verb, total ?? userIds.length))) return;
+  const body = ofAll ? { all: true, upTo: newest } : { userIds };
   const buttons = [...find('held').querySelectorAll('button')];
   await doing(buttons, async () => {
     say('Deciding… this takes a request to Descope for each hundred users.');
