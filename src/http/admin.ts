@@ -51,6 +51,8 @@ export interface AdminServerOptions extends UserRoutes {
 const securityHeaders = helmet({
   strictTransportSecurity: false,
   crossOriginOpenerPolicy: false,
+  // Without a referrer the browser sends the login form's origin as "null", which is nobody's.
+  referrerPolicy: { policy: 'same-origin' },
   contentSecurityPolicy: {
     useDefaults: false,
     directives: {
@@ -90,12 +92,12 @@ export async function startAdminServer(given: AdminServerOptions): Promise<Runni
   const app = express();
   app.disable('x-powered-by');
   const access = token ? createLoginRouter(token) : createLocalOnlyRouter(host);
-  mountBoard(app, access, options);
   app.use(securityHeaders, createAssetRouter());
   app.use((_request: Request, response: Response, next: NextFunction) => {
     response.set('Cache-Control', 'no-store');
     next();
   });
+  mountBoard(app, access, options);
   app.use(access, createPostGuard());
   app.use(createPageRouter(options), stream.router);
   app.use(createStatusRouter({ readStatus, metrics: shared(options.metrics), onError }));

@@ -25,7 +25,14 @@ const historyQuery = z.object({ hours: wholeNumber(1, 2_160, 24) });
 const listQuery = z.object({ limit: wholeNumber(1, 500, 50) });
 const pageQuery = listQuery.extend({ after: wholeNumber(0, Number.MAX_SAFE_INTEGER, 0) });
 /** Longer is nobody's id or address. */
-const searchBody = z.strictObject({ query: z.string().trim().min(1).max(512) });
+const searchBody = z.strictObject({
+  query: z.string().trim().min(1).max(512).refine(isStorable, 'must not hold a NUL'),
+});
+
+/** Postgres has no text with a NUL in it. */
+function isStorable(text: string): boolean {
+  return !text.includes('\0');
+}
 
 /** Reads of the mirror: history, coverage, held deletions, parked events, the admin log, users. */
 export function createReadRouter(mirror: Mirror): Router {
@@ -114,7 +121,8 @@ export function createUserRouter({ waitFor, explain }: UserRoutes): Router {
   const router = Router();
   if (explain) {
     router.get('/api/users/:id/explain', async (request, response) => {
-      const explanation = await explain(request.params.id);
+      const { id } = request.params;
+      const explanation = isStorable(id) ? await explain(id) : null;
       if (explanation === null)
         response.status(404).json({ error: 'nothing is known of this user' });
       else response.json(explanation);
@@ -124,7 +132,7 @@ export function createUserRouter({ waitFor, explain }: UserRoutes): Router {
     router.get('/api/wait', async (request, response) => {
       const { userId } = request.query;
       const since = toSince(request.query['since']);
-      if (typeof userId !== 'string' || userId === '' || since === null) {
+      if (typeof userId !== 'string' || userId === '' || !isStorable(userId) || since === null) {
         response.status(400).json({ error: 'give userId, and since as an instant' });
         return;
       }

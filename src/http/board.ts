@@ -23,6 +23,7 @@ export interface BoardOptions {
 const securityHeaders = helmet({
   strictTransportSecurity: false,
   crossOriginOpenerPolicy: false,
+  referrerPolicy: { policy: 'same-origin' },
   contentSecurityPolicy: {
     useDefaults: false,
     directives: {

@@ -28,6 +28,7 @@ const MOST_CHARS = 512;
 const text = z
   .string()
   .max(MOST_CHARS)
+  .refine((given) => !given.includes('\0'), 'must not hold a NUL')
   .transform((given) => given.trim() || undefined);
 
 const optional = (isRight: (given: string) => boolean, mistake: string) =>

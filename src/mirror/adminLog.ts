@@ -1,6 +1,7 @@
 import { sql } from 'drizzle-orm';
 
 import { describeError, hidePersonalData, Stopping } from '../errors.ts';
+import { toStorableText } from '../json.ts';
 import { rows, type Mirror } from './database.ts';
 
 /** What a person does that changes something: at the dashboard, or by a command. */
@@ -71,5 +72,8 @@ async function end(
 
 /** Where an id is expected, a person may type a mail address. */
 function toJson(detail: Readonly<Record<string, unknown>>): string {
-  return hidePersonalData(JSON.stringify(detail));
+  // Each text by itself: in the JSON an escape may stand before an address, and would be cut in two.
+  return JSON.stringify(detail, (_key, value: unknown) =>
+    typeof value === 'string' ? toStorableText(hidePersonalData(value)) : value,
+  );
 }

@@ -1,6 +1,6 @@
 // The overview: what the status stream says, put in its places.
 
-import { getJson, postJson } from './api.js';
+import { getJson, PATIENT, postJson } from './api.js';
 import { showCharts } from './charts.js';
 import { showCoverage } from './coverage.js';
 import {
@@ -177,7 +177,7 @@ find('ranges').addEventListener('click', ({ target }) => {
 });
 find('replay').addEventListener('click', ({ currentTarget }) => {
   void doing([currentTarget], async () => {
-    const { events } = await postJson('/api/replay', { failed: true });
+    const { events } = await postJson('/api/replay', { failed: true }, PATIENT);
     say(`${counted(events, 'parked event')} will be applied again.`);
   });
 });

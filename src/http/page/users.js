@@ -1,7 +1,7 @@
 // Looks users up and tells their stories. What is typed may be personal: it is sent in a body, and the
 // address holds a user id at most.
 
-import { getJson, postJson } from './api.js';
+import { getJson, PATIENT, postJson } from './api.js';
 import {
   complain,
   doing,
@@ -79,7 +79,7 @@ find('search').addEventListener('submit', (event) => {
 find('again').addEventListener('click', ({ currentTarget }) => {
   void doing([currentTarget], async () => {
     const userId = userInAddress();
-    const { events } = await postJson('/api/replay', { userId });
+    const { events } = await postJson('/api/replay', { userId }, PATIENT);
     say(`${counted(events, 'event')} of this user will be applied again.`);
     await tell(userId);
   });
