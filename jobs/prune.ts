@@ -26,8 +26,13 @@ export const prune = defineJob({
   options: { attempts: 1, ...KEEP },
   async process(deps: { readonly prune: PruneDeps }, _payload, signal): Promise<void> {
     const { mirror, eventDays, tombstoneDays } = deps.prune;
-    await pruneLedger(mirror, STEPS, signal);
-    await pruneEvents(mirror, { days: eventDays, steps: STEPS }, signal);
-    await reduceTombstones(mirror, { days: tombstoneDays, steps: STEPS }, signal);
+    // One that fails holds up none of the others, least of all what is personal.
+    const ended = await Promise.allSettled([
+      reduceTombstones(mirror, { days: tombstoneDays, steps: STEPS }, signal),
+      pruneEvents(mirror, { days: eventDays, steps: STEPS }, signal),
+      pruneLedger(mirror, STEPS, signal),
+    ]);
+    const failed = ended.find((one) => one.status === 'rejected');
+    if (failed) throw failed.reason;
   },
 });

@@ -18,7 +18,7 @@ const BUDGETS = ['api', 'audit'] as const;
 const RESOURCES = ['user search', 'users load', 'user load', 'audit search', 'license'] as const;
 const JOBS = [
   ...['applyEvents', 'pullModified', 'pullAudit'],
-  ...['sweep', 'sweepWindow', 'verify', 'unknown'],
+  ...['sweep', 'sweepWindow', 'verify', 'prune', 'unknown'],
 ] as const;
 const WINDOWS = ['1h', '1d'] as const;
 

@@ -43,7 +43,7 @@ async function pruneStep({ db, t }: Pick<Mirror, 'db' | 't'>): Promise<number> {
                       where newer.pull = r.pull and newer.finished_at > r.finished_at
                         and newer.outcome = r.outcome
                         and (newer.reason = 'everyone') = (r.reason = 'everyone'))
-        order by run_id limit ${RUNS_A_STEP}),
+        order by run_id limit ${RUNS_A_STEP} for update skip locked),
       windows as (delete from ${t.syncWindows} where run_id in (select run_id from old))
       delete from ${t.syncRuns} where run_id in (select run_id from old) returning 1`,
   );
