@@ -89,7 +89,7 @@ function createProgram(view: CommandLineView, choose: Choose): Command {
 
 /** The groups with the commands that are there; one that is in no group comes last. */
 function listGroups(): [heading: string, commands: CommandDescription[]][] {
-  const there = COMMANDS.filter((description) => existsSync(fileOf(description)));
+  const there = listThere();
   const grouped = new Set(GROUPS.flatMap(([, names]) => names));
   return [
     ...GROUPS.map(([heading, names]): [string, CommandDescription[]] => [
@@ -101,6 +101,10 @@ function listGroups(): [heading: string, commands: CommandDescription[]][] {
 }
 
 /** A command is offered once its file is there. */
+function listThere(): readonly CommandDescription[] {
+  return COMMANDS.filter((description) => existsSync(fileOf(description)));
+}
+
 function fileOf({ name }: CommandDescription): string {
   return join(import.meta.dirname, `${name}${extname(import.meta.filename)}`);
 }
@@ -148,7 +152,9 @@ function optionsOf(command: Command): CommandOptions {
 
 /** The library's complaint in one line, and where to read on where it has no guess of its own. */
 function toMistake({ code, message }: CommanderError, words: readonly string[]): string {
-  const command = COMMANDS.find(({ name }) => name === words.find((word) => !word.startsWith('-')));
+  const command = listThere().find(
+    ({ name }) => name === words.find((word) => !word.startsWith('-')),
+  );
   const help = command === undefined ? 'rollcall --help' : `rollcall ${command.name} --help`;
   const what = command?.subcommands === undefined ? 'shows how' : 'lists them';
   if (code === 'commander.help') {

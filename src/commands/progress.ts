@@ -71,7 +71,7 @@ function createJsonLines(context: CommandContext): ProgressView {
       if (now - lastAt < LINE_EVERY_MS) return;
       lastAt = now;
       const seconds = Math.round((now - startedAt) / 100) / 10;
-      context.stdout(JSON.stringify({ progress: { users, total, requests, seconds } }));
+      context.stderr(JSON.stringify({ progress: { users, total, requests, seconds } }));
     },
     stop: () => undefined,
   };

@@ -126,7 +126,13 @@ export async function startPrometheus(adminPort: number): Promise<Prometheus | n
       await rm(folder, { recursive: true, force: true });
     },
   };
-  await eventually(() => query('vector(1)'), { timeoutMs: 30_000 });
+  try {
+    await eventually(() => query('vector(1)'), { timeoutMs: 30_000 });
+  } catch (error) {
+    // Nobody else could end it.
+    await prometheus.stop();
+    throw error;
+  }
   return prometheus;
 }
 
