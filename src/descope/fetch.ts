@@ -3,6 +3,7 @@ import { AsyncLocalStorage } from 'node:async_hooks';
 import { onAbort, orStop } from '../abort.ts';
 import { DescopeUnavailable, findCode, Stopping } from '../errors.ts';
 import { createClockComparison, type ClockComparison } from './clock.ts';
+import { receive, type Received } from './receive.ts';
 import { toRetryAfterMs } from './retryAfter.ts';
 
 import type { Instant } from '../observation.ts';
@@ -81,7 +82,7 @@ interface Context {
 
 type Ask = readonly [input: Parameters<Fetch>[0], init: RequestInit, context: Context];
 type Attempt = (...ask: Ask) => Promise<Answer>;
-type Send = (...ask: Ask) => Promise<Response & { readonly read: string }>;
+type Send = (...ask: Ask) => Promise<Received>;
 
 /**
  * Which call of ours the SDK is asking for. One for all clients: once used, every promise that the process
@@ -160,12 +161,12 @@ function withBudget(clock: ClockComparison, next: Send): Attempt {
     const { budget, call } = context;
     const observedAt = await budget.take(call.priority, call.signal);
     const sentMs = performance.now();
-    const { status, headers, read } = await next(input, init, context);
+    const { status, headers, text } = await next(input, init, context);
     // Error pages are often some proxy's, and so is their date.
     if (status === 200) clock.note(observedAt, performance.now() - sentMs, headers.get('date'));
     const retryAfterMs = status === 429 ? toRetryAfterMs(headers, Date.now()) : 0;
     if (status === 429) await budget.silence(retryAfterMs);
-    return { status, text: read, retryAfterMs, observedAt };
+    return { status, text, retryAfterMs, observedAt };
   };
 }
 
@@ -175,9 +176,9 @@ function withReport(onRequest: (report: RequestReport) => void, next: Send): Sen
     const sentMs = performance.now();
     let status: number | 'error' = 'error';
     try {
-      const response = await next(input, init, context);
-      status = response.status;
-      return response;
+      const received = await next(input, init, context);
+      status = received.status;
+      return received;
     } finally {
       onRequest({ resource: context.resource, status, ms: performance.now() - sentMs });
     }
@@ -196,13 +197,7 @@ function withDeadline(timeoutMs: number): Send {
     const ignore = onAbort(call.signal, abort);
     const deadline = setTimeout(abort, timeoutMs);
     try {
-      // A redirect would repeat a POST as a GET, and carry the key to who knows where.
-      const asked = { ...init, redirect: 'manual', signal: controller.signal } as const;
-      const response = await globalThis.fetch(input, asked);
-      const reading = response.text();
-      // A throttle is heard whether its body arrives or not.
-      const read = response.status === 429 ? await reading.catch(() => '') : await reading;
-      return Object.assign(response, { read });
+      return await receive(input, init, controller.signal);
     } catch (error) {
       if (call.signal.aborted) throw new Stopping();
       const reason = controller.signal.aborted

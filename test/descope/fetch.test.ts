@@ -1,7 +1,10 @@
 import { AsyncResource } from 'node:async_hooks';
+import { brotliCompressSync, gzipSync } from 'node:zlib';
+
 import { afterEach, beforeEach, expect, it } from 'vitest';
 
 import { createTransport } from '../../src/descope/fetch.ts';
+import { DescopeUnavailable } from '../../src/errors.ts';
 import { startScriptedServer, type ScriptedServer } from './server.ts';
 
 import type { Instant } from '../../src/observation.ts';
@@ -47,4 +50,33 @@ it('keeps the calls of several clients apart', async () => {
   server.answer(({ path }) => ({ body: path }));
   const paths = ['/first', '/second', '/third'];
   expect(await Promise.all(paths.map(askAt))).toEqual(paths);
+});
+
+/** Answers with these bytes, packed so. */
+function answerPacked(encoding: string, bytes: Uint8Array): void {
+  server.answer(() => ({
+    raw: (response) => response.writeHead(200, { 'content-encoding': encoding }).end(bytes),
+  }));
+}
+
+it('asks for packed answers, and unpacks them', async () => {
+  const text = JSON.stringify({ name: 'Zoë 🙂'.repeat(100) });
+  for (const [encoding, pack] of Object.entries({ gzip: gzipSync, br: brotliCompressSync })) {
+    answerPacked(encoding, pack(text));
+    expect(await askAt('/packed')).toBe(text);
+    expect(server.seen[0]?.headers['accept-encoding']).toContain(encoding);
+  }
+});
+
+it('takes what cannot be unpacked for no answer', async () => {
+  answerPacked('gzip', gzipSync('{"users":[]}').subarray(0, 15));
+  await expect(askAt('/cut')).rejects.toBeInstanceOf(DescopeUnavailable);
+});
+
+it('follows no redirect', async () => {
+  server.answer(({ path }) =>
+    path === '/here' ? { status: 307, headers: { location: '/there' } } : {},
+  );
+  await askAt('/here');
+  expect(server.seen.map(({ path }) => path)).toEqual(['/here']);
 });
