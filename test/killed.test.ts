@@ -23,10 +23,10 @@ const SHARES = [0.04, 0.25, 0.5, 0.75];
 /** Kills after it, while people leave as well. */
 const KILLS_AFTER = 2;
 /**
- * What a kill may cost a window: the page being written, the one asked for meanwhile, and one more
- * when the queue gives the dead process's job to somebody who finds the window taken.
+ * What a kill may cost a window: three pages being written, three read meanwhile, and one more when the
+ * queue gives the dead process's job to somebody who finds the window taken.
  */
-const PAGES_AT_STAKE = 3;
+const PAGES_AT_STAKE = 7;
 
 let services: BuiltServices;
 let redis: RedisServer | null = null;

@@ -73,9 +73,9 @@ async function applyBatch(batch: Batch, observations: Observation[]): Promise<vo
   await insertChanges(batch);
 }
 
-/** One observation a user, sorted by id. */
-function oneEach(observations: readonly Observation[]): Observation[] {
-  const byUser = new Map<string, Observation>();
+/** One observation a user, the one that wins, sorted by id. */
+export function oneEach<Seen extends Observation>(observations: readonly Seen[]): Seen[] {
+  const byUser = new Map<string, Seen>();
   for (const observation of observations) {
     const other = byUser.get(observation.userId);
     byUser.set(observation.userId, other ? winner(other, observation) : observation);

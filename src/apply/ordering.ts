@@ -56,7 +56,7 @@ function decideAbsent(observedAt: Instant, stored: StoredUser): Decision {
 }
 
 /** Of two observations of one user in one batch, the one to go on with. */
-export function winner(a: Observation, b: Observation): Observation {
+export function winner<Seen extends Observation>(a: Seen, b: Seen): Seen {
   if (a.observedAt !== b.observedAt) return a.observedAt > b.observedAt ? a : b;
   if (a.kind === 'absent') return b;
   if (b.kind === 'absent') return a;

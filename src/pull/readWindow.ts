@@ -6,6 +6,7 @@ import { nominateMissing } from '../apply/deletions.ts';
 import { LOAD_LIMIT, lookUp } from '../apply/lookUp.ts';
 import { Stopping, WindowUnproven } from '../errors.ts';
 import { rows, textArray, transaction, type Executor, type Mirror } from '../mirror/database.ts';
+import { ahead } from './ahead.ts';
 import { countWithin } from './countWithin.ts';
 import { advanceWindow, loadWindow, readOrLeaveGap, type Window } from './ledger.ts';
 import { advanceWatermark } from './watermark.ts';
@@ -78,7 +79,8 @@ async function readSteps(deps: PullDeps, window: Window, signal: AbortSignal): P
         );
   let at = window;
   let isQuiet = isSweep;
-  for await (const step of ahead(reading)) {
+  // Where there is nothing to write, nobody waits for it to be written.
+  for await (const step of ahead(reading, () => isQuiet)) {
     const spent = requests;
     requests = 0;
     const summary = await commitStep(
@@ -92,26 +94,6 @@ async function readSteps(deps: PullDeps, window: Window, signal: AbortSignal): P
     deps.onStep?.({ pull: window.pull, rows: step.observations.length, summary });
     at = { ...at, cursorMs: step.untilMs };
     if (signal.aborted && step.untilMs !== null) throw new Stopping();
-  }
-}
-
-/**
- * Asks for the next step while the last one is being written: reading and writing overlap. Only the
- * first is written before: where another reads the same window, that fails, and one search was enough
- * to learn it.
- */
-async function* ahead<T>(source: AsyncGenerator<T, void>): AsyncGenerator<T, void> {
-  const first = await source.next();
-  if (first.done) return;
-  yield first.value;
-  let next = source.next();
-  for (;;) {
-    const { value, done } = await next;
-    if (done) return;
-    next = source.next();
-    // A failure of the read ahead is met when its turn comes, not as an unhandled rejection.
-    next.catch(() => undefined);
-    yield value;
   }
 }
 

@@ -41,10 +41,10 @@ export type SweepState =
 /** A window is worth its own half-empty last page from about this many pages on. */
 const PAGES_A_WINDOW = 50;
 /**
- * Read side by side; more would only crowd the budget. A kill costs each of them up to three pages, so
- * that all together stay below one window's.
+ * Read side by side; more would only crowd the budget. A kill costs each of them up to seven pages (see
+ * `ahead`), so that all together stay below one window's.
  */
-const MAX_WINDOWS = 8;
+const MAX_WINDOWS = 7;
 
 /** Users younger than this when the sweep was planned are left out of the count at its end. */
 const EDGE_MS = 10_000;

@@ -200,11 +200,12 @@ describe('a pull that fails', () => {
     }
     s.clock.shiftMs = 0;
     const { modified } = s.process();
-    let steps = 0;
-    const failing = {
+    let read = 0;
+    const failing: typeof modified = {
       ...modified,
-      onStep: () => {
-        if (++steps === 5) faults.random(1, ['status500'], () => 0);
+      onStep: ({ rows }) => {
+        read += rows;
+        if (read >= 80 && read - rows < 80) faults.random(1, ['status500'], () => 0);
       },
     };
     const { signal } = new AbortController();
