@@ -11,7 +11,13 @@ import {
   type Decided,
 } from './batch.ts';
 import { winner, type StoredUser } from './ordering.ts';
-import { insertTenants, toUserRecords, userColumns, userRecordType } from './records.ts';
+import {
+  insertTenants,
+  recordColumns,
+  toUserRecords,
+  userColumns,
+  userRecordType,
+} from './records.ts';
 import { touch, writeExisting } from './writes.ts';
 
 import type { MirrorTables } from '../mirror/schema.ts';
@@ -124,7 +130,7 @@ function insertUsers({ t, witness }: Batch, present: readonly Present[]): SQL {
   return sql`
     with inserted as (
       insert into ${t.users} (${userColumns}, observed_at, changed_at, witness)
-      select ${userColumns}, observed_at, clock_timestamp(), ${witness}
+      select ${recordColumns}, r.observed_at, clock_timestamp(), ${witness}
       from jsonb_to_recordset(${toUserRecords(present)}::jsonb) as r(${userRecordType})
       on conflict (user_id) do nothing
       returning user_id, observed_at
