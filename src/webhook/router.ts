@@ -1,10 +1,11 @@
-import express, { Router, type NextFunction, type Request, type Response } from 'express';
+import express, { Router, type NextFunction, type Request } from 'express';
 
 import { parseDelivery, UnreadableDelivery } from '../inbox/parse.ts';
 import { NO_TRACES, type SpanFields, type Traces } from '../traces.ts';
 import { within } from '../within.ts';
 import { authenticate, type WebhookAuthentication } from './authenticate.ts';
 
+import type { ServerResponse } from 'node:http';
 import type { Inbox, Recorded } from '../inbox/record.ts';
 
 /*
@@ -81,9 +82,25 @@ function toCounts(recorded: Recorded, ignoredByParser: number) {
   };
 }
 
+/** Written so that no application of express need be around the route: it costs more than all we do here. */
+function answer(
+  response: ServerResponse,
+  status: number,
+  body: object,
+  headers: Readonly<Record<string, string>> = {},
+): void {
+  const text = JSON.stringify(body);
+  response.writeHead(status, {
+    'Content-Type': 'application/json; charset=utf-8',
+    'Content-Length': Buffer.byteLength(text),
+    ...headers,
+  });
+  response.end(text);
+}
+
 /**
  * The webhook's route, `POST /webhooks/descope`: 202 with counts once the events are committed, else
- * 401, 400, 413 or 503 with `{"error": …}` (design §5.3).
+ * 401, 400, 413 or 503 with `{"error": …}` (design §5.3). Works within an application, or by itself.
  */
 export function createWebhookRouter(deps: WebhookDeps): Router {
   const startedAt = new WeakMap<Request, number>();
@@ -95,13 +112,13 @@ export function createWebhookRouter(deps: WebhookDeps): Router {
 
   async function receive(
     request: Request,
-    response: Response,
+    response: ServerResponse,
     note: (fields: SpanFields) => void,
   ): Promise<void> {
     // Without a body the reader leaves nothing behind.
     const body = Buffer.isBuffer(request.body) ? request.body : Buffer.alloc(0);
     if (authenticate(request.headers, body, deps.authentication) === 'refused') {
-      response.status(401).json({ error: 'not authenticated' });
+      answer(response, 401, { error: 'not authenticated' });
       note({ 'http.response.status_code': 401 });
       report(request, { status: 401, accepted: 0, duplicates: 0, ignored: 0, queued: 'none' });
       return;
@@ -111,7 +128,7 @@ export function createWebhookRouter(deps: WebhookDeps): Router {
     const counts = toCounts(recorded, parsed.ignored);
     // The commit is what the answer promises; the sender need not wait until the queue has heard of it.
     const telling = tellQueue(deps, recorded.accepted);
-    response.status(202).json(counts);
+    answer(response, 202, counts);
     const tookMs = elapsedMs(request);
     note({ 'http.response.status_code': 202, ...counts });
     const told = await telling;
@@ -122,27 +139,27 @@ export function createWebhookRouter(deps: WebhookDeps): Router {
   const router = Router();
   router.post(
     WEBHOOK_PATH,
-    (request: Request, _response: Response, next: NextFunction) => {
+    (request: Request, _response: ServerResponse, next: NextFunction) => {
       startedAt.set(request, performance.now());
       next();
     },
     express.raw({ type: () => true, limit: MAX_BODY_BYTES }),
-    (request: Request, response: Response) =>
+    (request: Request, response: ServerResponse) =>
       traces.span(`POST ${WEBHOOK_PATH}`, (note) => receive(request, response, note), 'server'),
   );
-  router.all(WEBHOOK_PATH, (_request: Request, response: Response) => {
-    response.status(405).set('Allow', 'POST').json({ error: 'only POST' });
+  router.all(WEBHOOK_PATH, (_request: Request, response: ServerResponse) => {
+    answer(response, 405, { error: 'only POST' }, { Allow: 'POST' });
   });
   router.use(
     WEBHOOK_PATH,
-    (cause: unknown, request: Request, response: Response, next: NextFunction) => {
+    (cause: unknown, request: Request, response: ServerResponse, next: NextFunction) => {
       if (response.headersSent) {
         next(cause);
         return;
       }
       const { status, message, error } = toRefusal(cause);
-      if (status === 503) response.set('Retry-After', String(RETRY_AFTER_SECONDS));
-      response.status(status).json({ error: message });
+      const later = { 'Retry-After': String(RETRY_AFTER_SECONDS) };
+      answer(response, status, { error: message }, status === 503 ? later : {});
       report(request, { status, accepted: 0, duplicates: 0, ignored: 0, queued: 'none', error });
     },
   );

@@ -146,7 +146,7 @@ describe('the public server', () => {
       begin = resolve;
     });
     const router = Router().get('/slow', (_request, response) => {
-      finish = () => response.json({ done: true });
+      finish = () => response.end('done');
       begin();
     });
     const { server, url } = await start(createHealth(), router);
