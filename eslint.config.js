@@ -4,6 +4,7 @@ import tseslint from 'typescript-eslint';
 // The vendor fences of the design: each library is known to the folders named here and to no other.
 const fences = [
   ['@descope/node-sdk', ['src/descope/**']],
+  ['undici', ['src/descope/receive.ts']],
   ['bullmq', ['jobs/**']],
   ['ioredis', ['jobs/**', 'src/doctor/redis.ts']],
   ['node-cron', ['jobs/schedules.ts']],

@@ -129,6 +129,7 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
 /** A vendor and the only places that know it. */
 const FENCES: readonly (readonly [vendor: RegExp, places: readonly string[]])[] = [
   [/^@descope\//, ['src/descope/']],
+  [/^undici$/, ['src/descope/receive.ts']],
   [/^bullmq$/, ['jobs/']],
   // The doctor only looks, and needs neither queue nor cluster for that.
   [/^ioredis$/, ['jobs/', 'src/doctor/redis.ts']],
