@@ -27,6 +27,7 @@ const pageQuery = listQuery.extend({ after: wholeNumber(0, Number.MAX_SAFE_INTEG
 /** Longer is nobody's id or address. */
 const searchBody = z.strictObject({
   query: z.string().trim().min(1).max(512).refine(isStorable, 'must not hold a NUL'),
+  thorough: z.boolean().optional(),
 });
 
 /** Postgres has no text with a NUL in it. */
@@ -61,7 +62,7 @@ export function createReadRouter(mirror: Mirror): Router {
   // A search names people: it is posted, so that no address of a request does (guarantee G10).
   router.post('/api/users/search', async (request, response) => {
     const asked = readRequest(searchBody, request.body, response);
-    if (asked) response.json(await searchUsers(mirror, asked.query));
+    if (asked) response.json(await searchUsers(mirror, asked.query, asked));
   });
   return router;
 }

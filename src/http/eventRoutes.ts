@@ -17,9 +17,16 @@ import { toTexts, TRAIL_FORMATS, type TrailFormat } from '../readers/trailText.t
  */
 
 export interface EventRouterDeps {
-  /** One page of the trail; rejects with `Stopping` once the signal is aborted. */
-  readonly searchEvents: (filter: TrailFilter, signal: AbortSignal) => Promise<TrailPage>;
+  /** One page of the trail, a short one after `patienceMs`; rejects with `Stopping` once the signal is aborted. */
+  readonly searchEvents: (
+    filter: TrailFilter,
+    signal: AbortSignal,
+    patienceMs?: number,
+  ) => Promise<TrailPage>;
 }
+
+/** A page comes at once, however rare what is looked for: a stretch more takes some 50 ms. */
+const PATIENCE_MS = 80;
 
 /** Longer is no id and no name. */
 const MOST_CHARS = 512;
@@ -79,7 +86,7 @@ export function createEventRouter({ searchEvents }: EventRouterDeps): Router {
     const filter = parseBody(searchBody, request, response);
     if (filter === null) return;
     const gone = abortWhenClosed(response);
-    const page = await searchEvents(filter, gone).catch(unlessGone(gone));
+    const page = await searchEvents(filter, gone, PATIENCE_MS).catch(unlessGone(gone));
     if (page !== null) response.json(page);
   });
 

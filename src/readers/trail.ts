@@ -43,6 +43,11 @@ export interface TrailPage {
   readonly events: readonly TrailEvent[];
   /** What to go on from, as `before`; null where there is nothing more. */
   readonly next: string | null;
+  /**
+   * Where the patience ended before the page was full: nothing later than then was left out, what is
+   * earlier is looked for from `next` on. Null where the page is full, or the trail was read to its end.
+   */
+  readonly lookedBackTo: Instant | null;
 }
 
 export interface TrailOptions {
@@ -50,6 +55,8 @@ export interface TrailOptions {
   readonly signal?: AbortSignal;
   /** Events of the first stretch; those after it are longer. */
   readonly stretch?: number;
+  /** After so long no further stretch is begun; for ever where absent. */
+  readonly patienceMs?: number | undefined;
 }
 
 export const MOST_EVENTS = 1_000;
@@ -61,7 +68,8 @@ const LONGEST_STRETCH = 16_000;
 
 /**
  * One page of the trail. Pages follow each other without a gap or a repetition while events arrive: the
- * order is that of their moments, then of their ids.
+ * order is that of their moments, then of their ids. One that was looked for in vain for too long is
+ * short, or empty, and the next goes on from there.
  * @throws UsageError where `action`, `changed` or `before` is none; Stopping
  */
 export async function searchEvents(
@@ -73,15 +81,23 @@ export async function searchEvents(
   const query = await toQuery(mirror, filter);
   const found: FoundEvent[] = [];
   // One more tells whether there are any more.
-  for await (const batch of readMatches(mirror, query, limit + 1, options)) {
-    found.push(...batch);
-    if (found.length > limit) break;
+  const matches = readMatches(mirror, query, limit + 1, options);
+  let left: Place | null = null;
+  while (found.length <= limit) {
+    const { done, value } = await matches.next();
+    if (done === true) {
+      left = value;
+      break;
+    }
+    found.push(...value);
   }
   const page = found.slice(0, limit);
-  const last = page.at(-1);
+  const isFull = found.length > limit;
+  const last = isFull ? page.at(-1) : left;
   return {
     events: page.map(toEvent),
-    next: found.length > limit && last ? toCursor(last) : null,
+    next: last ? toCursor(last) : null,
+    lookedBackTo: isFull ? null : (left?.occurredAt ?? null),
   };
 }
 
@@ -117,19 +133,20 @@ function toEvent({ payload, ...event }: FoundEvent): TrailEvent {
   return { ...event, changed: Object.keys(change ?? {}).sort(), change };
 }
 
-/** All that matches, newest first, in batches of at most so many. */
+/** All that matches, newest first, in batches of at most so many; returns where the patience ended, if it did. */
 async function* readMatches(
   mirror: Db,
   query: Query,
   most: number,
-  { signal, stretch = STRETCH }: TrailOptions,
-): AsyncGenerator<FoundEvent[], void> {
+  options: TrailOptions,
+): AsyncGenerator<FoundEvent[], Place | null> {
   const { named, where, indexed, asked } = query;
+  const { stretch = STRETCH } = options;
+  const isEnough = measurePatience(options);
   // What the indexes know is found at once. What they do not know may be far away.
   const isFar = named === null && where.length > indexed.length;
   let from = query.from;
   for (let size = stretch; ; size = Math.min(size * 2, LONGEST_STRETCH)) {
-    if (signal?.aborted) throw new Stopping();
     const to = isFar ? await findEnd(mirror, query, from, size) : null;
     for (;;) {
       const batch = await readBatch(mirror, query, { from, to }, most);
@@ -137,11 +154,23 @@ async function* readMatches(
       const last = batch.at(-1);
       if (!last || batch.length < most) break;
       from = last;
-      if (signal?.aborted) throw new Stopping();
+      if (isEnough()) return from;
     }
-    if (to === null) return;
+    if (to === null) return null;
     from = to;
+    if (isEnough()) return from;
   }
+}
+
+/** A function that tells whether the patience is at its end. @throws Stopping, it and its function */
+function measurePatience({ signal, patienceMs = Infinity }: TrailOptions): () => boolean {
+  const endMs = performance.now() + patienceMs;
+  const isEnough = () => {
+    if (signal?.aborted) throw new Stopping();
+    return performance.now() >= endMs;
+  };
+  isEnough();
+  return isEnough;
 }
 
 /** From an event on, itself left out, to another, itself included; null: the newest, the oldest there is. */

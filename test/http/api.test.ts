@@ -331,18 +331,26 @@ describe('/api/users/search', () => {
     expect(world.logs.join()).not.toContain('ada@example');
   });
 
-  it('is cut short where looking at all beginnings takes too long, and says so', async () => {
-    const { world } = await beginAdmin();
+  it('looks at everyone for beginnings only where it is asked to, and says so', async () => {
+    const { world, post } = await beginAdmin();
     await world.query(sql`
       insert into descope.users (user_id, login_ids, observed_at, changed_at, witness)
       select 'U' || n, array['user-' || n || '@example.com'], now(), now(), 'sweep'
       from generate_series(1, 60000) n`);
     const { mirror } = world.database;
-    const whole = await searchUsers(mirror, 'nobody');
-    expect(whole).toEqual({ users: [], complete: true });
-    const cut = await searchUsers(mirror, 'U7', 1);
-    expect(cut).toMatchObject({ users: [{ userId: 'U7' }], complete: false });
-    expect((await searchUsers(mirror, 'user-')).users).toHaveLength(20);
+    const last = { users: [{ userId: 'U59999' }] };
+    expect(await searchUsers(mirror, 'user-59999')).toEqual({ users: [], complete: false });
+    const thorough = { query: 'user-59999', thorough: true };
+    const all = await post('/api/users/search', thorough);
+    expect(all.body).toMatchObject({ ...last, complete: true });
+    const few = await searchUsers(mirror, 'user-59999', { looked: 60_000 });
+    expect(few).toMatchObject({ ...last, complete: true });
+    // Whole ids are found in any case, and enough is enough.
+    expect(await searchUsers(mirror, 'U59999')).toMatchObject({ ...last, complete: false });
+    const common = await searchUsers(mirror, 'user-');
+    expect([common.users.length, common.complete]).toEqual([20, true]);
+    const cut = await searchUsers(mirror, 'nobody', { thorough: true, patienceMs: 1 });
+    expect(cut).toEqual({ users: [], complete: false });
   });
 
   it('refuses other bodies', async () => {

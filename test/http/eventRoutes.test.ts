@@ -218,7 +218,7 @@ describe('POST /api/events/export', () => {
       return createEventRouter({
         searchEvents: () =>
           pages++ < after
-            ? Promise.resolve({ events: [], next: 'more' })
+            ? Promise.resolve({ events: [], next: 'more', lookedBackTo: null })
             : Promise.reject(new Error('Postgres is away')),
       });
     };

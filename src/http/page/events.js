@@ -26,6 +26,8 @@ const INSTANTS = ['since', 'until'];
 /** What "older" goes on with: the filters as they were when asked, and where the last page ended. */
 let asked = {};
 let next = null;
+/** Which search is under way: what an earlier one still finds comes too late. */
+let turn = 0;
 
 function filters() {
   const texts = TEXTS.map((name) => [name, find(name).value.trim()]);
@@ -67,12 +69,8 @@ const COLUMNS = [
   ['outcome', ({ state, outcome }) => readable([state, outcome].filter(Boolean).join(': '))],
 ];
 
-function showFound(events, isFirst) {
-  const rows = events.map((event) => rowOf(event, COLUMNS));
-  if (isFirst) find('rows').replaceChildren(...rows);
-  else find('rows').append(...rows);
+function showFound() {
   const shown = find('rows').childElementCount;
-  find('table').hidden = shown === 0;
   find('older').hidden = next === null;
   const empty = find('empty');
   empty.hidden = shown > 0;
@@ -83,20 +81,47 @@ function showFound(events, isFirst) {
       : 'Events appear here as webhooks, the audit pull or an import bring them.',
   );
   setText(find('found'), next === null ? counted(shown, 'event') : `The latest ${shown} events`);
+}
+
+/**
+ * Shows a page more, and returns its rows. An answer comes at once: what is rare is looked for a stretch
+ * of time after the other, and shown as it is found.
+ */
+async function readPage() {
+  const mine = ++turn;
+  const rows = [];
+  const looked = find('looked');
+  do {
+    const page = { limit: PAGE - rows.length, ...(next === null ? {} : { before: next }) };
+    const answer = await postJson('/api/events/search', { ...asked, ...page }).catch((error) => {
+      setText(find('found'), 'Events');
+      throw error;
+    });
+    if (mine !== turn) return [];
+    next = answer.next;
+    const fresh = answer.events.map((event) => rowOf(event, COLUMNS));
+    rows.push(...fresh);
+    find('rows').append(...fresh);
+    find('table').hidden = find('rows').childElementCount === 0;
+    looked.hidden = answer.lookedBackTo === null;
+    if (!looked.hidden) looked.replaceChildren('Looked back to ', timeOf(answer.lookedBackTo), '…');
+  } while (!looked.hidden && rows.length < PAGE);
+  looked.hidden = true;
+  showFound();
   return rows;
 }
 
 async function search() {
   asked = filters();
-  const answer = await postJson('/api/events/search', { ...asked, limit: PAGE });
-  next = answer.next;
-  showFound(answer.events, true);
+  next = null;
+  find('rows').replaceChildren();
+  for (const id of ['table', 'older', 'empty']) find(id).hidden = true;
+  setText(find('found'), 'Searching…');
+  await readPage();
 }
 
 async function goOn() {
-  const answer = await postJson('/api/events/search', { ...asked, limit: PAGE, before: next });
-  next = answer.next;
-  const [first] = showFound(answer.events, false);
+  const [first] = await readPage();
   // Who reads by keyboard goes on where the new rows begin.
   first?.setAttribute('tabindex', '-1');
   first?.focus();

@@ -29,16 +29,18 @@ const COLUMNS = [
   ['status', statusOf],
 ];
 
-/** The API answers so many at most, and says where it did not look at all of them in time. */
+/** The API answers so many at most, and says where it did not look at all users. */
 const MOST = 20;
 
-async function search() {
+async function search(thorough) {
   const query = find('query').value.trim();
-  const { users, complete } = await postJson('/api/users/search', { query });
+  const { users, complete } = await postJson('/api/users/search', { query, thorough });
   find('results').hidden = false;
   showRows(find('found'), users, COLUMNS, 'Nobody has this user id, login id or e-mail address.');
-  const more = users.length < MOST && complete !== false ? '' : ', perhaps more';
+  const more = users.length < MOST && complete ? '' : ', perhaps more';
   setText(find('results-title'), `${counted(users.length, 'user')} found${more}`);
+  find('partial').hidden = complete;
+  find('everyone').hidden = thorough;
   const [only] = users;
   if (users.length === 1 && only) location.hash = encodeURIComponent(only.userId);
   else find('results-title').focus();
@@ -74,7 +76,10 @@ function followAddress() {
 
 find('search').addEventListener('submit', (event) => {
   event.preventDefault();
-  void doing([event.submitter].filter(Boolean), search);
+  void doing([event.submitter].filter(Boolean), () => search(false));
+});
+find('everyone').addEventListener('click', ({ currentTarget }) => {
+  void doing([currentTarget], () => search(true));
 });
 find('again').addEventListener('click', ({ currentTarget }) => {
   void doing([currentTarget], async () => {
