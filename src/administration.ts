@@ -47,6 +47,8 @@ export async function startAdministration(options: AdministrationOptions): Promi
   const { mirror, metrics } = engine;
   // One reader for the page, the API and the meters: what is dear to count is counted once for all.
   const readStatus = createStatusReader(mirror);
+  // Counted before anybody asks: a page then has not to wait for it.
+  void readStatus().catch(() => undefined);
   return startAdminServer({
     host: config.ADMIN_HOST,
     port: config.ADMIN_PORT,
@@ -68,7 +70,8 @@ export async function startAdministration(options: AdministrationOptions): Promi
     },
     waitFor: (userId, since, signal) => waitForUser(mirror, userId, since, signal),
     eventRouter: createEventRouter({
-      searchEvents: (filter, signal) => searchEvents(mirror, filter, { signal }),
+      searchEvents: (filter, signal, patienceMs) =>
+        searchEvents(mirror, filter, { signal, patienceMs }),
     }),
     metrics: createScrape({
       metrics,

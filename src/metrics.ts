@@ -136,7 +136,7 @@ function createStatusMeters({ gauge, counter }: ReturnType<typeof createMakers>)
     ),
     users: gauge(
       'rollcall_users',
-      'Users in the mirror, live and tombstones, counted at most 15 s ago',
+      'Users in the mirror, live and tombstones, as last counted: some 15 s ago',
       { kind: ['live', 'tombstone'] },
     ),
     gaps: gauge('rollcall_gaps', 'Windows that are not proven complete', {}),

@@ -73,14 +73,16 @@ async function listWindows(
 ): Promise<CoveredWindow[]> {
   const from = sql`${range.from}::timestamptz`;
   const to = sql`${range.to}::timestamptz`;
+  // Only the youngest window of a sweep is open. Asked once: a question for each window would be dear.
+  const latest = sql`from ${t.syncRuns} where pull = 'sweep' order by run_id desc limit 1`;
+  const endOfSweep = pull === 'sweep' ? sql`(select covers_to ${latest})` : sql`null`;
   const found = await rows<CoveredWindow>(
     db,
     sql`
       with told as (
         select window_id, greatest(from_time, ${from}) as begins, error,
                -- A window around an event ends after it was read: proven it is no further than to then.
-               least(coalesce(to_time, (select covers_to from ${t.syncRuns} r where r.run_id = w.run_id)),
-                     proven_at, ${to}) as ends,
+               least(coalesce(to_time, ${endOfSweep}), proven_at, ${to}) as ends,
                case when state = 'proven' then 'proven'
                     when state = 'gap' or gap_since is not null then 'gap' else 'open' end as state
         from (${nearWindows({ t }, pull, from, to)}) as w

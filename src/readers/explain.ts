@@ -232,7 +232,8 @@ async function listChanges({ db, t }: Db, userId: string): Promise<WrittenChange
     db,
     sql`select seq::float8, kind, changed, ${asInstant(sql`observed_at`)} as "observedAt",
                ${asInstant(sql`written_at`)} as "writtenAt", witness
-        from ${t.userChanges} where user_id = ${userId} order by seq desc limit ${MOST + 1}`,
+        from ${t.userChanges} as change where user_id = ${userId}
+        order by change.seq desc limit ${MOST + 1}`,
   );
 }
 

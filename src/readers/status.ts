@@ -2,6 +2,7 @@ import { sql } from 'drizzle-orm';
 
 import { rows, type Mirror } from '../mirror/database.ts';
 import { describeAge } from './age.ts';
+import { keepFresh, type RefreshTiming } from './keepFresh.ts';
 import { countsOfRun } from './runs.ts';
 
 import type {
@@ -25,15 +26,12 @@ export type StatusReader = (queues?: () => Promise<readonly QueueView[]>) => Pro
 
 /** How old the newest proof may be before the mirror counts as behind: two ticks of a pull, and a bit. */
 const BEHIND_SECONDS = 180;
-/** With millions of users a count takes a second of Postgres, and pages and scrapers ask all the time. */
-const COUNTS_MS = 15_000;
-
 /**
  * Where the mirror stands, from Postgres alone: right also while no worker runs. What takes reading
  * much of a table is read once in 15 s, however many ask, so a process makes one reader for all.
  */
-export function createStatusReader(mirror: Db, nowMs = () => performance.now()): StatusReader {
-  const readCounts = atMostEvery(COUNTS_MS, nowMs, () => countMuch(mirror));
+export function createStatusReader(mirror: Db, timing: RefreshTiming = {}): StatusReader {
+  const readCounts = keepFresh(() => countMuch(mirror), timing);
   return async (queues = () => Promise.resolve([])) => {
     const [counts, summary, watermarks, sweep, lastSweep, events, budget, lastError] =
       await Promise.all([
@@ -64,28 +62,6 @@ export function createStatusReader(mirror: Db, nowMs = () => performance.now()):
       lastSweep,
       lastError,
     };
-  };
-}
-
-/** Shares one reading among all who ask while it is under way, or within `everyMs` of its start. */
-function atMostEvery<T>(everyMs: number, nowMs: () => number, read: () => Promise<T>) {
-  let last: { readonly startedMs: number; readonly value: Promise<T>; isOver: boolean } | undefined;
-  return async (): Promise<{ value: T; ageMs: number }> => {
-    if (last === undefined || (last.isOver && nowMs() - last.startedMs >= everyMs)) {
-      const mine = { startedMs: nowMs(), value: read(), isOver: false };
-      last = mine;
-      mine.value.then(
-        () => {
-          mine.isOver = true;
-        },
-        () => {
-          // A failure is told to those who waited for it, and kept for nobody else.
-          last = undefined;
-        },
-      );
-    }
-    const { startedMs, value } = last;
-    return { value: await value, ageMs: nowMs() - startedMs };
   };
 }
 
@@ -259,8 +235,9 @@ async function readLastError({ db, t }: Db): Promise<StatusView['lastError']> {
 export async function readRecentChanges({ db, t }: Db, most: number): Promise<RecentChange[]> {
   return rows<RecentChange>(
     db,
+    // By the table's own seq: of the answer's, which is no bigint, no index knows the order.
     sql`select seq::float8, user_id as "userId", kind, changed, witness, observed_at as "observedAt",
                extract(epoch from clock_timestamp() - written_at)::float8 as "ageSeconds"
-        from ${t.userChanges} order by seq desc limit ${most}`,
+        from ${t.userChanges} as change order by change.seq desc limit ${most}`,
   );
 }

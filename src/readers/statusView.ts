@@ -56,7 +56,7 @@ export interface LastRunView {
   readonly reason: string | null;
 }
 
-/** Users of the mirror. Counting takes a while with millions, so they may be up to 15 s old. */
+/** Users of the mirror. Counting takes a while with millions: they are of the last count, some 15 s old. */
 export interface UsersView {
   readonly live: number;
   readonly tombstones: number;
@@ -74,11 +74,11 @@ export interface EventsView {
   readonly receivedLastHour: number;
   /** Share of events the audit pull found that no webhook brought, 0 to 1; null where not yet known. */
   readonly lossRate: number | null;
-  /** The same over a day; up to 15 s old. */
+  /** The same over a day; as old as the count of users. */
   readonly lossRateDay: number | null;
   /** From an event to its first delivery, the median of the last hour; null where none came. */
   readonly webhookDelaySeconds: number | null;
-  /** The same over a day; up to 15 s old. */
+  /** The same over a day; as old as the count of users. */
   readonly webhookDelayDaySeconds: number | null;
 }
 

@@ -285,7 +285,7 @@ describe('a status reader', () => {
         insert into ${t.users} (user_id, observed_at, changed_at, witness)
         values (${id}, now(), now(), 'manual')`);
     let nowMs = 0;
-    const readStatus = createStatusReader(s.database.mirror, () => nowMs);
+    const readStatus = createStatusReader(s.database.mirror, { nowMs: () => nowMs, patienceMs: 60_000 });
     const usersAt = async (ms: number) => {
       nowMs = ms;
       return (await readStatus()).users;
@@ -318,7 +318,7 @@ describe('a status reader', () => {
   it('asks again at once after a failure', async () => {
     const s = await begin(1);
     const { db, t } = s.database.mirror;
-    const readStatus = createStatusReader(s.database.mirror, () => 0);
+    const readStatus = createStatusReader(s.database.mirror, { nowMs: () => 0 });
     await db.execute(sql`alter table ${t.users} rename to elsewhere`);
     await expect(readStatus()).rejects.toThrow();
     await db.execute(sql`alter table descope.elsewhere rename to users`);
