@@ -9,6 +9,7 @@ import { fill } from './fill.ts';
 import { ingest } from './ingest.ts';
 import { openLab, type Lab } from './lab.ts';
 import { showCount } from './measure.ts';
+import { pages } from './pages.ts';
 import { describeMoment, toMarkdown, writeReport } from './report.ts';
 import { saturation } from './saturation.ts';
 import { scaling } from './scaling.ts';
@@ -27,6 +28,7 @@ const PARTS: Readonly<Record<string, Benchmark>> = {
   delta,
   budget,
   scaling,
+  pages,
 };
 
 const { values, positionals } = parseArgs({

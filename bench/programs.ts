@@ -159,6 +159,8 @@ export async function runCommand(
 export interface Service extends Program {
   /** Of the webhook; 0 for a worker. */
   readonly port: number;
+  /** Of the dashboard. */
+  readonly adminPort: number;
 }
 
 /** Starts the service in one of its roles; resolves once it says that it runs. */
@@ -167,8 +169,8 @@ export async function startService(
   env: Readonly<Record<string, string>>,
 ): Promise<Service> {
   const program = startProduct(['start', '--role', role], env);
-  const { publicPort } = await program.firstLine;
-  return { ...program, port: Number(publicPort) };
+  const { publicPort, adminPort } = await program.firstLine;
+  return { ...program, port: Number(publicPort), adminPort: Number(adminPort) };
 }
 
 /** A function over plain data. */
