@@ -9,10 +9,10 @@ import type { CommandContext } from './command.ts';
 
 const CONNECTIONS = 6;
 
-/** Runs `work` with the mirror, migrated, and cleans up after it. Needs no credentials of Descope. */
+/** Runs `work` with the mirror, migrated, and where it is; cleans up after it. Needs no credentials of Descope. */
 export async function withMirror<T>(
   context: CommandContext,
-  work: (mirror: Mirror) => Promise<T>,
+  work: (mirror: Mirror, databaseUrl: string) => Promise<T>,
 ): Promise<T> {
   const { config, log } = context;
   const releases = createReleaseStack();
@@ -29,7 +29,7 @@ export async function withMirror<T>(
       },
     });
     releases.push('mirror', () => mirror.pool.end());
-    return await work(mirror);
+    return await work(mirror, database.url);
   } finally {
     await releases.release();
   }

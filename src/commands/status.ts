@@ -1,5 +1,6 @@
 import { describeAge } from '../readers/age.ts';
 import { listParkedReasons, type ParkedReason } from '../readers/parked.ts';
+import { readQueueCounts } from '../queueCounts.ts';
 import { createStatusReader } from '../readers/status.ts';
 import { withMirror } from './foreground.ts';
 import { PIPE, type Screen } from './screen.ts';
@@ -13,15 +14,16 @@ const REASONS = 10;
 /** Gaps shown for a person; `--json` and `sync_status` hold some more. */
 const GAPS = 5;
 
-/** What the answer holds: the queue is left out, it would need a connection of its own. */
-export type Status = Omit<StatusView, 'queues'> & { readonly parked: readonly ParkedReason[] };
+export type Status = StatusView & { readonly parked: readonly ParkedReason[] };
 
 /** `rollcall status`: how complete the mirror is; exit 3 where that is not "complete" without a "but". */
 export async function run(context: CommandContext): Promise<ExitCode> {
-  return withMirror(context, async (mirror) => {
-    const view = await createStatusReader(mirror)();
+  return withMirror(context, async (mirror, databaseUrl) => {
+    const { config } = context;
+    const queues = () => readQueueCounts({ config, databaseUrl, mirror });
+    const view = await createStatusReader(mirror)(queues);
     const status: Status = { ...view, parked: await listParkedReasons(mirror, REASONS) };
-    if (context.json) context.stdout(JSON.stringify({ ...status, queues: undefined }));
+    if (context.json) context.stdout(JSON.stringify(status));
     else for (const line of toLines(status, context.screen)) context.stdout(line);
     return isFine(status) ? 0 : 3;
   });
@@ -48,6 +50,7 @@ export function toLines(status: Status, screen: Screen = PIPE): string[] {
     ['last proof', describeProof(status)],
     ['events', describeEvents(status)],
     ...section('parked', status.parked.map(describeParked), 'none'),
+    ...section('queue', describeQueues(status), ''),
     ...section('webhooks', describeWebhooks(status.events), ''),
     ['held', describeHeld(heldDeletions)],
     ...section('budget', status.budget.map(describeBudget), 'no request sent yet'),
@@ -126,6 +129,14 @@ function describeEvents({ events }: Status): string {
 
 function describeParked({ events, reason }: ParkedReason): string {
   return `${events} × ${reason} (\`rollcall replay --failed\` tries again)`;
+}
+
+function describeQueues({ queues, queueProblem }: Status): string[] {
+  if (queueProblem !== null) return [`cannot be asked: ${queueProblem}`];
+  return queues.map(({ name, waiting, active, delayed, failed }) => {
+    const counts = `${waiting} waiting, ${active} active, ${delayed} delayed, ${failed} failed`;
+    return `${name.padEnd('events'.length)}  ${counts}`;
+  });
 }
 
 function describeWebhooks(events: Status['events']): string[] {

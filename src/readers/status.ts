@@ -1,5 +1,6 @@
 import { sql } from 'drizzle-orm';
 
+import { describeError } from '../errors.ts';
 import { rows, type Mirror } from '../mirror/database.ts';
 import { describeAge } from './age.ts';
 import { keepFresh, type RefreshTiming } from './keepFresh.ts';
@@ -57,12 +58,22 @@ export function createStatusReader(mirror: Db, timing: RefreshTiming = {}): Stat
         .sort((a, b) => (a.pull < b.pull ? -1 : 1)),
       sweep,
       events: { ...events, lossRate, lossRateDay, webhookDelaySeconds, webhookDelayDaySeconds },
-      queues: await queues().catch(() => []),
+      ...(await askQueues(queues)),
       budget,
       lastSweep,
       lastError,
     };
   };
+}
+
+type Asked = Pick<StatusView, 'queues' | 'queueProblem'>;
+
+async function askQueues(ask: () => Promise<readonly QueueView[]>): Promise<Asked> {
+  try {
+    return { queues: await ask(), queueProblem: null };
+  } catch (error) {
+    return { queues: [], queueProblem: describeError(error) };
+  }
 }
 
 /** The view that applications read too. */

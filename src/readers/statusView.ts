@@ -128,7 +128,10 @@ export interface StatusView {
   readonly lastRuns: readonly LastRunView[];
   readonly sweep: SweepView | null;
   readonly events: EventsView;
+  /** None where they were not asked, or did not answer. */
   readonly queues: readonly QueueView[];
+  /** Why they did not answer; null where they did. What they hold is known to Postgres in any case. */
+  readonly queueProblem: string | null;
   readonly heldDeletions: number;
   readonly budget: readonly BudgetView[];
   readonly lastSweep: LastSweepView | null;

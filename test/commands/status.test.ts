@@ -52,6 +52,11 @@ const PLAIN: Status = {
     ...{ lossRate: 0.0625, lossRateDay: 0.01 },
     ...{ webhookDelaySeconds: 0.42, webhookDelayDaySeconds: 1.3 },
   },
+  queues: [
+    { name: 'events', waiting: 3, active: 1, delayed: 0, failed: 0 },
+    { name: 'pulls', waiting: 0, active: 0, delayed: 2, failed: 1 },
+  ],
+  queueProblem: null,
   heldDeletions: 0,
   budget: [
     {
@@ -85,6 +90,8 @@ describe('the lines of status', () => {
       'last proof  none yet, drift not measured yet',
       'events      0 pending, 0 parked; in the last hour 8 received, 7 applied',
       'parked      none',
+      'queue       events  3 waiting, 1 active, 0 delayed, 0 failed',
+      '            pulls   0 waiting, 0 active, 2 delayed, 1 failed',
       'webhooks    last hour  6.3 % lost, median delay 0.4 s',
       '            last day   1.0 % lost, median delay 1.3 s',
       'held        none',
@@ -178,7 +185,11 @@ describe('rollcall status', () => {
       lastRuns: [{ pull: 'sweep', outcome: 'complete', reason: null }],
       parked: [],
     });
-    expect(told).not.toHaveProperty('queues');
+    // No service has run here.
+    expect(told).toMatchObject({
+      queues: [],
+      queueProblem: 'not made yet, the first `rollcall start` makes it',
+    });
     const text = await runCommand(status, s);
     expect(text.exitCode).toBe(0);
     expect(text.stdout[0]).toMatch(/^Complete as of \d+ s ago\.$/);
@@ -285,7 +296,10 @@ describe('a status reader', () => {
         insert into ${t.users} (user_id, observed_at, changed_at, witness)
         values (${id}, now(), now(), 'manual')`);
     let nowMs = 0;
-    const readStatus = createStatusReader(s.database.mirror, { nowMs: () => nowMs, patienceMs: 60_000 });
+    const readStatus = createStatusReader(s.database.mirror, {
+      nowMs: () => nowMs,
+      patienceMs: 60_000,
+    });
     const usersAt = async (ms: number) => {
       nowMs = ms;
       return (await readStatus()).users;

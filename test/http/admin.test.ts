@@ -33,6 +33,7 @@ const status: StatusView = {
     },
   },
   queues: [{ name: 'events', waiting: 0, active: 1, delayed: 0, failed: 0 }],
+  queueProblem: null,
   heldDeletions: 0,
   budget: [{ name: 'api', granted: 57, throttled: 1, silentUntil: null, silentSeconds: 0 }],
   lastSweep: null,

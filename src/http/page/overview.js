@@ -114,12 +114,17 @@ function showPulls({ watermarks, lastRuns }) {
   ]);
 }
 
-function showQueues({ queues }) {
+function showQueues({ queues, queueProblem }) {
   const numbers = ['waiting', 'active', 'delayed', 'failed'];
-  showRows(find('queues'), queues, [
-    ['queue', ({ name }) => name],
-    ...numbers.map((key) => [key, (queue) => count(queue[key]), 'number']),
-  ]);
+  showRows(
+    find('queues'),
+    queues,
+    [
+      ['queue', ({ name }) => name],
+      ...numbers.map((key) => [key, (queue) => count(queue[key]), 'number']),
+    ],
+    queueProblem === null ? 'none' : `cannot be asked: ${queueProblem}`,
+  );
 }
 
 function show(status) {
