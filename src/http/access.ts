@@ -26,11 +26,19 @@ function readCookie(headers: IncomingHttpHeaders, name: string): string {
   return pairs.find((pair) => pair.startsWith(`${name}=`))?.slice(name.length + 1) ?? '';
 }
 
+function readBearer({ authorization = '' }: IncomingHttpHeaders): string {
+  return (/^bearer +(.+)$/i.exec(authorization)?.[1] ?? '').trim();
+}
+
 /** Whether a request brings the token, as a bearer or as the cookie that `POST /login` sets. */
 export function hasToken(headers: IncomingHttpHeaders, token: string): boolean {
-  const [, bearer = ''] = /^bearer +(.+)$/i.exec(headers.authorization ?? '') ?? [];
-  const isBearer = isSameSecret(bearer.trim(), token);
+  const isBearer = isSameSecret(readBearer(headers), token);
   return isSameSecret(readCookie(headers, SESSION_COOKIE), toSession(token)) || isBearer;
+}
+
+/** What a request brings to be let in, right or wrong; '' where nothing. */
+export function credentialOf(headers: IncomingHttpHeaders): string {
+  return [readBearer(headers), readCookie(headers, SESSION_COOKIE)].join(' ').trim();
 }
 
 /** Whether a request was made to a loopback name, or to the very host the server was told to be. */

@@ -5,6 +5,7 @@ import { join } from 'node:path';
 
 import { isSameSecret } from '../webhook/authenticate.ts';
 import { hasToken, isLocalHost, refuseOtherSites, SESSION_COOKIE, toSession } from './access.ts';
+import { limitGuesses } from './guesses.ts';
 import { PAGE_FOLDER, renderPage } from './renderPage.ts';
 
 /*
@@ -43,9 +44,16 @@ export function createLoginRouter(token: string): Router {
       response.redirect(303, '/');
     },
   );
-  router.use((request: Request, response: Response, next: NextFunction) => {
-    if (hasToken(request.headers, token)) next();
-    else if (isPage(request)) showForm(response, 401);
+  const { door, count } = limitGuesses((response) => {
+    response
+      .status(429)
+      .json({ error: 'too many wrong tokens: try again in a quarter of an hour' });
+  });
+  router.use(door, (request: Request, _response: Response, next: NextFunction) => {
+    next(hasToken(request.headers, token) ? 'router' : undefined);
+  });
+  router.use(count, (request: Request, response: Response) => {
+    if (isPage(request)) showForm(response, 401);
     else
       response.status(401).set('WWW-Authenticate', 'Bearer').json({ error: 'not authenticated' });
   });

@@ -25,6 +25,41 @@ const logIn = (url: string, token: string, headers: Readonly<Record<string, stri
     redirect: 'manual',
   });
 
+const ask = async (url: string, headers: Readonly<Record<string, string>>) => {
+  const { status } = await fetch(`${url}/metrics`, { headers });
+  return status;
+};
+
+describe('a token that every request brings', () => {
+  it('is not looked at for a while after a hundred wrong ones, bearers and cookies alike', async () => {
+    const url = await begin();
+    for (let nth = 1; nth <= 50; nth++) {
+      expect(await ask(url, { authorization: `Bearer wrong ${nth}` })).toBe(401);
+      expect(await ask(url, { cookie: `rollcall_admin=wrong${nth}` })).toBe(401);
+    }
+    const refused = await fetch(`${url}/metrics`, {
+      headers: { authorization: `Bearer ${TOKEN}` },
+    });
+    expect(refused.status).toBe(429);
+    expect(await refused.json()).toEqual({
+      error: 'too many wrong tokens: try again in a quarter of an hour',
+    });
+    expect(Number(refused.headers.get('retry-after'))).toBeGreaterThan(14 * 60);
+    // Who brings none is told what is wanted, as ever.
+    expect(await ask(url, {})).toBe(401);
+  });
+
+  it('does no harm that is old, and brought again and again', async () => {
+    const url = await begin();
+    for (let nth = 1; nth <= 150; nth++) {
+      expect(await ask(url, { authorization: 'Bearer of yesterday' })).toBe(401);
+    }
+    for (let nth = 1; nth <= 150; nth++) {
+      expect(await ask(url, { authorization: `Bearer ${TOKEN}` })).toBe(200);
+    }
+  });
+});
+
 describe('the login', () => {
   it('looks at no token for a while after ten wrong ones', async () => {
     const url = await begin();
