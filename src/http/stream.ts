@@ -18,6 +18,8 @@ export interface StatusStreamOptions {
 }
 
 const EVERY_MS = 2_000;
+/** What was read before that is told to nobody who comes. */
+const OLDEST_MS = 2 * EVERY_MS;
 const MOST_STREAMS = 100;
 const RETRY_AFTER_SECONDS = 5;
 const HEADERS = {
@@ -33,14 +35,17 @@ const UNAVAILABLE = 'event: unavailable\ndata: {"error":"the status cannot be re
 export function createStatusStream({ read, onError }: StatusStreamOptions): StatusStream {
   const open = new Set<Response>();
   let timer: NodeJS.Timeout | undefined;
-  /** The newest message, for who comes between two; empty while there is none. */
-  let latest = '';
+  /** The newest message, for who comes between two, and when it was begun to be read. */
+  let latest: { readonly message: string; readonly readMs: number } | undefined;
   let isReading = false;
+  /** How often nobody was left. */
+  let pauses = 0;
   let isStopped = false;
 
   async function tick(): Promise<void> {
     if (isReading) return;
     isReading = true;
+    const begun = { pauses, readMs: performance.now() };
     let message = UNAVAILABLE;
     try {
       message = `event: status\ndata: ${JSON.stringify(await read())}\n\n`;
@@ -48,7 +53,12 @@ export function createStatusStream({ read, onError }: StatusStreamOptions): Stat
       onError?.(error);
     }
     isReading = false;
-    if (open.size > 0) latest = message;
+    if (begun.pauses !== pauses) {
+      // Everybody left meanwhile, and who came since is told what is so now, not then.
+      if (open.size > 0) await tick();
+      return;
+    }
+    if (open.size > 0) latest = { message, readMs: begun.readMs };
     for (const response of open) {
       // Who does not keep up misses some: the next is newer anyway, and nothing piles up here.
       if (!response.writableNeedDrain) response.write(message);
@@ -64,14 +74,16 @@ export function createStatusStream({ read, onError }: StatusStreamOptions): Stat
     });
     response.writeHead(200, HEADERS);
     response.flushHeaders();
-    if (latest === '') void tick();
-    else response.write(latest);
+    // An old one is there where reading takes long: the next comes when it comes.
+    if (latest && performance.now() - latest.readMs < OLDEST_MS) response.write(latest.message);
+    else void tick();
   }
 
   function pause(): void {
     clearInterval(timer);
     timer = undefined;
-    latest = '';
+    latest = undefined;
+    pauses++;
   }
 
   const router = Router();

@@ -1,9 +1,14 @@
+import { createServer } from 'node:http';
+
+import express from 'express';
 import { describe, expect, it, onTestFinished } from 'vitest';
 
 import { startAdminServer } from '../../src/http/admin.ts';
+import { createStatusStream } from '../../src/http/stream.ts';
 import { createStatusReader } from '../../src/readers/status.ts';
 import { createTestDatabase } from '../support/database.ts';
 import { eventually } from '../support/eventually.ts';
+import { listenLocally } from '../support/listenLocally.ts';
 
 import type { StatusView } from '../../src/readers/statusView.ts';
 
@@ -96,6 +101,41 @@ describe('/api/stream', () => {
     expect(Object.keys(first?.data ?? {})).toEqual(Object.keys(answered));
     expect(await stream.next()).toMatchObject({ event: 'status', data: { recentChanges: [] } });
     expect(performance.now() - startMs).toBeGreaterThan(1_500);
+  });
+
+  it('tells who comes after everybody left what is so then', async () => {
+    const asked: ((sentence: string) => void)[] = [];
+    const stream = createStatusStream({
+      read: () =>
+        new Promise((resolve) => {
+          asked.push((sentence) => {
+            resolve({ sentence });
+          });
+        }),
+    });
+    let left = 0;
+    const app = express();
+    app.use((_request, response, next) => {
+      response.on('close', () => left++);
+      next();
+    });
+    const server = await listenLocally(createServer(app.use(stream.router)));
+    onTestFinished(async () => {
+      stream.stop();
+      await server.stop();
+    });
+    const first = await open(server.url);
+    first.leave();
+    await eventually(() => {
+      expect([asked.length, left]).toEqual([1, 1]);
+    });
+    const second = await open(server.url);
+    asked[0]?.('then');
+    await eventually(() => {
+      expect(asked).toHaveLength(2);
+    });
+    asked[1]?.('now');
+    expect(await second.next()).toMatchObject({ data: { sentence: 'now' } });
   });
 
   it('costs one reading however many pages are open', async () => {
