@@ -27,11 +27,12 @@ const CLOSE_IDLE_EVERY_MS = 50;
 /** Browsers open connections ahead of need, and Node does not count those as idle. */
 const UNUSED_GRACE_MS = 500;
 
-const UNUSABLE_ADDRESS = new Set(['EADDRINUSE', 'EACCES', 'EADDRNOTAVAIL', 'ENOTFOUND']);
+/** EADDRNOTAVAIL is none of them: an interface that is not up yet mends itself, so a restart helps. */
+const UNUSABLE_ADDRESS = new Set(['EADDRINUSE', 'EACCES', 'ENOTFOUND']);
 
 /**
  * Starts a server.
- * @throws UsageError where the address cannot be used
+ * @throws UsageError where the address cannot be used; Error where this machine does not have it (yet)
  */
 export async function startListening(
   listener: RequestListener,
@@ -47,7 +48,7 @@ export async function startListening(
       const where = `${host ?? 'port'} ${port}`;
       const remedy = 'PORT, ADMIN_PORT and ADMIN_HOST say where; port 0 takes a free one';
       const mistake = `cannot listen on ${where}: ${error.code ?? ''}. ${remedy}`;
-      reject(unusable ? new UsageError(mistake) : error);
+      reject(unusable ? new UsageError(mistake) : new Error(mistake, { cause: error }));
     });
     server.listen({ port, ...(host === undefined ? {} : { host }) }, resolve);
   });
