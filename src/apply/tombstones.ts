@@ -60,10 +60,12 @@ async function reduceStep(
   const full = sql`deleted_at < ${to}::timestamptz and raw <> '{}'::jsonb`;
   const found = await rows<{ userId: string; deletedAt: Instant }>(
     tx,
-    // Nobody is deleted in the past: behind the mark there is nothing new.
+    // Nobody is deleted in the past: behind the mark there is nothing new. Unless it is one of the future,
+    // set while the clock was wrong: such a mark is none.
     sql`select user_id as "userId", ${asInstant(sql`deleted_at`)} as "deletedAt" from ${t.users}
         where deleted_at >= coalesce((select (value #>> '{}')::timestamptz from ${t.learnt}
-                                      where name = ${REDUCED_TO}), '-infinity')
+                                      where name = ${REDUCED_TO}
+                                        and (value #>> '{}')::timestamptz <= clock_timestamp()), '-infinity')
           and ${full}
         order by deleted_at limit ${TOMBSTONES_A_STEP}`,
   );
@@ -82,10 +84,11 @@ async function reduceStep(
   return { reduced: locked.length, isLast };
 }
 
-/** Only ever forward: after `TOMBSTONE_RETENTION_DAYS` was raised there is nothing to do for a while. */
+/** Only ever forward, but for one of the future: after `TOMBSTONE_RETENTION_DAYS` was raised there is nothing to do for a while. */
 async function moveMark(tx: Executor, { t }: Pick<Mirror, 't'>, to: Instant): Promise<void> {
   await tx.execute(sql`
     insert into ${t.learnt} as known (name, value) values (${REDUCED_TO}, to_jsonb(${to}::text))
     on conflict (name) do update set value = excluded.value, learnt_at = clock_timestamp()
-    where (known.value #>> '{}')::timestamptz < (excluded.value #>> '{}')::timestamptz`);
+    where (known.value #>> '{}')::timestamptz < (excluded.value #>> '{}')::timestamptz
+       or (known.value #>> '{}')::timestamptz > clock_timestamp()`);
 }
