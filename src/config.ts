@@ -217,6 +217,17 @@ function checkAdmin({ ADMIN_HOST, ADMIN_TOKEN }: Config): string[] {
   return [`ADMIN_TOKEN is required because ADMIN_HOST is ${ADMIN_HOST}, which others can reach`];
 }
 
+/** A token that is shorter can be guessed, however slowly. */
+const LEAST_TOKEN = 16;
+
+/** What is allowed but unwise, a line each, with the remedy. */
+export function listCautions({ ADMIN_HOST, ADMIN_TOKEN }: Config): string[] {
+  if (LOOPBACK.has(ADMIN_HOST) || (ADMIN_TOKEN ?? '').length >= LEAST_TOKEN) return [];
+  return [
+    `ADMIN_TOKEN has fewer than ${LEAST_TOKEN} characters and ADMIN_HOST is ${ADMIN_HOST}, which others can reach: take a long one, such as \`openssl rand -hex 32\` makes`,
+  ];
+}
+
 /**
  * Reads the settings from `env`. Empty values count as unset.
  * @throws UsageError with one message that lists every mistake; no value of a secret is in it

@@ -4,7 +4,7 @@ import { parseEnv } from 'node:util';
 
 import { describe, expect, test } from 'vitest';
 
-import { parseConfig, settings, type Needs } from '../src/config.ts';
+import { listCautions, parseConfig, settings, type Needs } from '../src/config.ts';
 import { UsageError } from '../src/errors.ts';
 
 const required = {
@@ -163,6 +163,15 @@ describe('parseConfig', () => {
     );
     expect(() => parseConfig({ ...open, ADMIN_TOKEN: 'a' })).not.toThrow();
     expect(() => parseConfig({ ...required, ADMIN_HOST: 'localhost' })).not.toThrow();
+  });
+
+  test('a short token of an open admin port is taken, with a word of caution', () => {
+    const cautions = (env: object) => listCautions(parseConfig({ ...required, ...env }));
+    expect(cautions({ ADMIN_HOST: '0.0.0.0', ADMIN_TOKEN: 'fifteen letters' })).toEqual([
+      expect.stringMatching(/^ADMIN_TOKEN has fewer than 16 characters .*openssl rand/),
+    ]);
+    expect(cautions({ ADMIN_HOST: '0.0.0.0', ADMIN_TOKEN: 'sixteen letters!' })).toEqual([]);
+    expect(cautions({ ADMIN_TOKEN: 'a' })).toEqual([]);
   });
 
   test('a command that does not talk to Descope needs no credentials', () => {

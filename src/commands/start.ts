@@ -1,3 +1,4 @@
+import { listCautions } from '../config.ts';
 import { UsageError } from '../errors.ts';
 import { createReleaseStack } from '../release.ts';
 import { startService } from '../service.ts';
@@ -17,6 +18,7 @@ export async function run(context: CommandContext, options: CommandOptions): Pro
   const { config, log } = context;
   const role = ROLES.find((known) => known === (options['role'] ?? 'all'));
   if (role === undefined) throw new UsageError(`--role must be one of ${ROLES.join(', ')}`);
+  for (const caution of listCautions(config)) log.warn(caution);
   const releases = createReleaseStack();
   try {
     const database = await openDatabase(context);
