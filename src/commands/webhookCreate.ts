@@ -9,6 +9,7 @@ import {
   DescopeThrottled,
   DescopeUnauthorised,
   DescopeUnavailable,
+  Stopping,
   UsageError,
 } from '../errors.ts';
 import { WEBHOOK_PATH } from '../webhook/router.ts';
@@ -80,10 +81,11 @@ type Made =
 
 /** Asks Descope, once. */
 async function make(
-  { config, signal }: CommandContext,
+  context: CommandContext,
   webhook: AuditWebhook,
   mirror: Mirror | null,
 ): Promise<Made> {
+  const { config, signal } = context;
   const perMinute = config.API_BUDGET_PER_MINUTE;
   const budget = mirror ? createBudget({ mirror, name: 'api', perMinute }) : createLocalBudget();
   const { ask } = createAsk({
@@ -99,6 +101,12 @@ async function make(
       id: await createAuditWebhook(ask, webhook, { priority: 'pull', signal }),
     };
   } catch (error) {
+    if (error instanceof Stopping) {
+      // It may have been asked for already, with a secret that nobody was told.
+      context.stderr(
+        `stopped: the connector "${webhook.name}" may exist. Look for it in the Descope console, under Connectors, and delete it before you create one again`,
+      );
+    }
     const reason = describe(error);
     return { created: false, reason, isUncertain: error instanceof DescopeUnavailable };
   }

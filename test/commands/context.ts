@@ -28,6 +28,8 @@ export interface Running {
   readonly screen?: Screen;
   /** A folder that is not there where absent: no embedded Postgres. */
   readonly folder?: string;
+  /** What is said on stderr also where the command throws. */
+  readonly stderr?: string[];
 }
 
 /** Runs a command in this process against a scene's Descope and database. */
@@ -39,7 +41,7 @@ export async function runCommand(
 ): Promise<Outcome> {
   const { json = false, signal = new AbortController().signal, screen = PIPE } = running;
   const stdout: string[] = [];
-  const stderr: string[] = [];
+  const { stderr = [] } = running;
   const context: CommandContext = {
     config: scene.config,
     log: createLogger({

@@ -106,6 +106,26 @@ describe('rollcall webhook create', () => {
     expect(s.logs.join('\n')).not.toContain(secret);
   });
 
+  it('stopped, says that the connector may exist', async () => {
+    const s = await begin();
+    const stderr: string[] = [];
+    const options = { url: 'https://rollcall.example.com' };
+    const stopped = runCommand(
+      webhook,
+      s,
+      { action: 'create', ...options },
+      {
+        signal: AbortSignal.abort(),
+        json: true,
+        stderr,
+      },
+    );
+    await expect(stopped).rejects.toThrow(Stopping);
+    expect(stderr.join()).toMatch(
+      /^stopped: the connector "Rollcall" may exist\. Look for it .* delete/,
+    );
+  });
+
   test.each([
     ['noSuchOperation', /Descope refused connector: HTTP 404/],
     ['forbidden', /may not create connectors \(HTTP 403\)/],
