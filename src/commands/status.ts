@@ -151,7 +151,7 @@ function describeArrival(span: string, lossRate: number | null, delay: number | 
     lossRate === null
       ? 'loss not known: the audit trail told of no event'
       : `${(lossRate * 100).toFixed(1)} % lost`;
-  const late = delay === null ? 'none came' : `median delay ${delay.toFixed(1)} s`;
+  const late = delay === null ? 'no webhook came' : `median delay ${delay.toFixed(1)} s`;
   return `${span}  ${loss}, ${late}`;
 }
 

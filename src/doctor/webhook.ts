@@ -112,10 +112,11 @@ export async function checkDeliveries(
   if (missed === 0) {
     return [ok(name, `no webhook in the last day, and no event about users to bring; ${others}`)];
   }
+  const events = missed === 1 ? '1 event' : `${missed} events`;
   return [
     bad(
       name,
-      `no webhook in the last day, though Descope's audit trail has ${missed} events about users; ${others}`,
+      `no webhook in the last day, though Descope's audit trail has ${events} about users; ${others}`,
       "look at the connector in Descope's console: enabled, the right URL, no filter, the same secret; " +
         '`rollcall webhook check --wait 60` tells what is wrong with a delivery',
     ),

@@ -140,7 +140,7 @@ describe('the lines of status', () => {
         'sweep       run 4: 2000 of 5000 users, 1 of 4 windows, 21 requests',
         'last proof  2026-11-21 00:00:00+00, 80 min ago, drift 1.3 ppm, estimated from counts and a sample of 100 (`rollcall verify --repair` mends it)',
         'parked      2 × refused (`rollcall replay --failed` tries again)',
-        'webhooks    last hour  loss not known: the audit trail told of no event, none came',
+        'webhooks    last hour  loss not known: the audit trail told of no event, no webhook came',
         'held        3 deletions (`rollcall deletions list`)',
         'budget      no request sent yet',
         'last error  no usable answer (then)',
