@@ -1,6 +1,6 @@
 /* global fetch, URL */
-// Runs the demo and takes pictures of its dashboard into docs/screenshots: each page for a desktop and a
-// phone, in light and dark. `--minutes N` lets it live so long first, for the charts to have something;
+// Runs the demo and takes pictures of its dashboard into docs/screenshots: its pages for a desktop and a
+// phone, in light and dark, each as a few of the four. `--minutes N` lets it live so long first, for the charts to have something;
 // `--chromium FILE` is the browser, where it is not on the path.
 import { spawn } from 'node:child_process';
 import { existsSync, mkdirSync, mkdtempSync, rmSync, statSync } from 'node:fs';
@@ -42,14 +42,14 @@ try {
   await pause(Number(values.minutes) * 60_000);
   const user = await someoneWithAStory(url);
   await takeAll(url, [
-    ['overview', '/', '#charts canvas'],
-    ['user', `/users#${user}`, '#lines li'],
-    ['events', '/events', '#rows td'],
+    ['overview', '/', '#charts canvas', ['desktop-light', 'desktop-dark', 'phone-dark']],
+    ['user', `/users#${user}`, '#lines li', ['desktop-dark', 'phone-light']],
+    ['events', '/events', '#rows td', ['desktop-light', 'phone-light']],
   ]);
   await holdDeletions(url, simulator);
-  await takeAll(url, [['deletions', '/deletions', '#rows td']]);
+  await takeAll(url, [['deletions', '/deletions', '#rows td', ['desktop-light', 'phone-dark']]]);
   await rejectOne(url);
-  await takeAll(url, [['log', '/log', '#rows td']]);
+  await takeAll(url, [['log', '/log', '#rows td', ['desktop-dark']]]);
 } finally {
   await browser?.close();
   demo.kill('SIGTERM');
@@ -124,22 +124,21 @@ async function rejectOne(url) {
 }
 
 async function takeAll(url, pages) {
-  for (const [name, path, ready] of pages) {
-    for (const [size, viewport] of Object.entries(SIZES)) {
-      for (const colorScheme of ['light', 'dark']) {
-        await take({ name, url: new URL(path, url), ready, size, viewport, colorScheme });
-      }
+  for (const [name, path, ready, looks] of pages) {
+    for (const look of looks) {
+      const [size, colorScheme] = look.split('-');
+      await take({ name: `${name}-${look}`, url: new URL(path, url), ready, size, colorScheme });
     }
   }
 }
 
-async function take({ name, url, ready, size, viewport, colorScheme }) {
-  const page = await browser.newPage({ viewport, colorScheme });
+async function take({ name, url, ready, size, colorScheme }) {
+  const page = await browser.newPage({ viewport: SIZES[size], colorScheme });
   await page.goto(url.href);
   await page.locator(ready).first().waitFor();
   // The stream's second status: numbers and sizes have settled.
   await pause(3_000);
-  const path = join(pictures, `${name}-${size}-${colorScheme}.png`);
+  const path = join(pictures, `${name}.png`);
   await page.screenshot({ path });
   await page.close();
   const { size: bytes } = statSync(path);

@@ -109,6 +109,8 @@ function tellRest(context: CommandContext, { events, next }: TrailPage): void {
 }
 
 const HEADINGS = ['occurred', 'action', 'actor', 'about', 'tenants', 'changed', 'state'];
+/** Three ids and a moment side by side are as wide; on a narrower terminal they would be cut in the middle. */
+const TABLE_COLUMNS = 140;
 
 async function* toLines(
   screen: Screen,
@@ -116,16 +118,28 @@ async function* toLines(
   format: 'table' | 'lines',
 ): AsyncGenerator<string, void> {
   let isFirst = true;
+  const isNarrow = screen.columns !== null && screen.columns < TABLE_COLUMNS;
   for await (const events of pages) {
     const cells = events.map((event) => toCells(event, format === 'table' ? LISTED : Infinity));
     // A table's columns are as wide as a page needs; a heading without anything below it says nothing.
     const lines =
       format === 'lines'
         ? cells.map((row) => row.join('\t'))
-        : layOut(isFirst && cells.length > 0 ? [HEADINGS, ...cells] : cells, screen);
+        : isNarrow
+          ? cells.flatMap((row) => toBlock(row, screen))
+          : layOut(isFirst && cells.length > 0 ? [HEADINGS, ...cells] : cells, screen);
     isFirst = false;
     yield lines.map((line) => `${line}\n`).join('');
   }
+}
+
+/** An event as a line of its own, and below it what else is known of it. */
+function toBlock(cells: readonly string[], screen: Screen): string[] {
+  const [occurred = '', action = '', ...others] = cells;
+  const rest = others
+    .map((cell, at) => ['', HEADINGS[at + 2] ?? '', cell])
+    .filter(([, , cell]) => cell !== '–');
+  return [`${occurred}  ${screen.paint.bold(action)}`, ...layOut(rest, screen)];
 }
 
 function toCells(event: TrailEvent, most: number): string[] {

@@ -110,7 +110,11 @@ function tellDeletion(deletion: KnownDeletion): StoryLine[] {
   const proof = 'verified: a load by id says gone';
   const lines = [told(nominatedAt, isProven ? `${found}, ${proof} at ${verifiedAt}` : found)];
   if (verifiedAt !== null && !isProven) lines.push(told(verifiedAt, proof));
-  if (decidedAt !== null) lines.push(told(decidedAt, `${DECISIONS[state] ?? state}${why}`));
-  else lines.push(told(null, `${WAITS[state] ?? state}${why}`));
+  if (decidedAt !== null) {
+    // Entered and decided in one statement, which tells both moments in no order of its own.
+    const at = decidedAt < nominatedAt ? nominatedAt : decidedAt;
+    lines.push(told(at, `${DECISIONS[state] ?? state}${why}`));
+  }
+  if (decidedAt === null) lines.push(told(null, `${WAITS[state] ?? state}${why}`));
   return lines;
 }

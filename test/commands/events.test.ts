@@ -61,6 +61,24 @@ describe('rollcall events', () => {
     expect(stderr).toEqual([]);
   });
 
+  it('shows on a narrow terminal what does not fit in a table, and cuts no id', async () => {
+    await tell(ada, nameless);
+    const narrow = createScreen({ isTTY: true, columns: 80 }, { NO_COLOR: '1' });
+    const { stdout } = await ask({}, { screen: narrow });
+    expect(stdout).toEqual([
+      '2026-11-21T08:00:01.000Z  LoginFailed',
+      '   actor  -1',
+      '   about  eve��[31m',
+      '   state  archived',
+      '2026-11-21T08:00:00.000Z  UserModified',
+      '   actor    K2',
+      '   about    U2ada',
+      '   tenants  T2acme',
+      '   changed  added_roles given_name',
+      '   state    pending',
+    ]);
+  });
+
   it('shows plain lines in a pipe, with nothing left out', async () => {
     await tell(ada, batch);
     const { stdout } = await ask();

@@ -430,6 +430,22 @@ describe('toStory', () => {
   });
 });
 
+test('a deletion is told as decided after it was entered, though one statement did both', () => {
+  const at = (micros: number) => `2026-11-21T00:00:00.00000${micros}Z`;
+  const deletion = {
+    ...{ deletionId: 7, state: 'tombstoned', witness: 'webhook', runId: null, pull: null },
+    ...{ nominatedAt: at(5), verifiedAt: at(1), decidedAt: at(4), evidence: 'not found' },
+  };
+  const story = toStory({ events: [], changes: [], deletions: [deletion] });
+  expect(story.map(({ at, text }) => [at?.slice(25, 26), text])).toEqual([
+    [
+      '5',
+      `deletion 7 nominated: reported by webhook, verified: a load by id says gone at ${at(1)}`,
+    ],
+    ['5', 'deletion 7 tombstoned (not found)'],
+  ]);
+});
+
 describe('rollcall explain', () => {
   it('exits 0 with a story, 3 with one line where nothing is known, 2 without a user', async () => {
     const s = await begin(5);
