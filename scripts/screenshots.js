@@ -12,6 +12,8 @@ import { parseArgs } from 'node:util';
 import { chromium } from 'playwright-core';
 
 const MOST_BYTES = 200_000;
+/** The machine may have other things to do. */
+const PATIENCE_MS = 120_000;
 const SIZES = {
   desktop: { width: 1280, height: 900 },
   phone: { width: 390, height: 844 },
@@ -134,6 +136,7 @@ async function takeAll(url, pages) {
 
 async function take({ name, url, ready, size, colorScheme }) {
   const page = await browser.newPage({ viewport: SIZES[size], colorScheme });
+  page.setDefaultTimeout(PATIENCE_MS);
   await page.goto(url.href);
   await page.locator(ready).first().waitFor();
   // The stream's second status: numbers and sizes have settled.
