@@ -13,6 +13,7 @@ import { pages } from './pages.ts';
 import { describeMoment, toMarkdown, writeReport } from './report.ts';
 import { saturation } from './saturation.ts';
 import { scaling } from './scaling.ts';
+import { wait } from './wait.ts';
 
 import type { Benchmark, Options } from './benchmark.ts';
 
@@ -29,6 +30,7 @@ const PARTS: Readonly<Record<string, Benchmark>> = {
   budget,
   scaling,
   pages,
+  wait,
 };
 
 const { values, positionals } = parseArgs({

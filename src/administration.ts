@@ -8,7 +8,7 @@ import { putBackEvents } from './inbox/replay.ts';
 import { readExplain } from './readers/explain.ts';
 import { createStatusReader, readRecentChanges } from './readers/status.ts';
 import { searchEvents } from './readers/trail.ts';
-import { waitForUser } from './readers/wait.ts';
+import { createWaitForUser, readWhyNotSeen } from './readers/wait.ts';
 
 import type { Queues } from '../jobs/queues.ts';
 import type { Config } from './config.ts';
@@ -68,7 +68,8 @@ export async function startAdministration(options: AdministrationOptions): Promi
       const story = await readExplain(mirror, userId);
       return story?.userId === userId ? story : null;
     },
-    waitFor: (userId, since, signal) => waitForUser(mirror, userId, since, signal),
+    waitFor: createWaitForUser(mirror, engine.signal),
+    whyNotSeen: (userId, since) => readWhyNotSeen(mirror, userId, since),
     eventRouter: createEventRouter({
       searchEvents: (filter, signal, patienceMs) =>
         searchEvents(mirror, filter, { signal, patienceMs }),

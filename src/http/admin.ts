@@ -9,13 +9,14 @@ import express, {
 import helmet from 'helmet';
 
 import { createActionRouter, createPostGuard, type AdminActions } from './actions.ts';
-import { createReadRouter, createStatusRouter, createUserRouter, type UserRoutes } from './api.ts';
+import { createReadRouter, createStatusRouter } from './api.ts';
 import { guardBoard } from './board.ts';
 import { startListening, type RunningServer } from './listen.ts';
 import { createLocalOnlyRouter, createLoginRouter } from './login.ts';
 import { createAssetRouter, createPageRouter } from './pages.ts';
 import { endWithJsonErrors } from './public.ts';
 import { createStatusStream } from './stream.ts';
+import { createUserRouter, type UserRoutes } from './userRoutes.ts';
 
 import type { Mirror } from '../mirror/database.ts';
 import type { RecentChange, StatusView } from '../readers/statusView.ts';
@@ -43,8 +44,6 @@ export interface AdminServerOptions extends UserRoutes {
   readonly eventRouter?: Router;
   /** The queue board, shown under `/queues`; without a token it shows and changes nothing. */
   readonly queueBoard?: RequestHandler;
-  /** Told of failures that are answered 500 or 503. */
-  readonly onError?: (error: unknown) => void;
 }
 
 /** Only our own files, and plain HTTP stays plain HTTP: the port is usually opened without TLS. */

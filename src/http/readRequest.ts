@@ -18,3 +18,8 @@ export function readRequest<T>(
   response.status(400).json({ error: [...new Set(mistakes)].join('; ') });
   return undefined;
 }
+
+/** Postgres has no text with a NUL in it. */
+export function isStorable(text: string): boolean {
+  return !text.includes('\0');
+}

@@ -14,6 +14,7 @@ import {
   timestamp,
 } from 'drizzle-orm/pg-core';
 
+import { roleMembersQuery, tenantMembersQuery } from './memberQueries.ts';
 import { syncStatusQuery } from './statusQuery.ts';
 
 /** Microseconds, always with a zone, handed over as text: a JavaScript Date would round instants. */
@@ -76,6 +77,10 @@ export function mirrorTables(schemaName: string) {
       // Hashed: a value of any length can be indexed.
       index('users_email').using('hash', t.email),
       index('users_login_ids').using('gin', t.loginIds),
+      // Most have no role in the project.
+      index('users_role_names')
+        .using('gin', t.roleNames)
+        .where(sql`deleted_at is null and role_names <> '{}'`),
       index('users_deleted_at')
         .on(t.deletedAt)
         .where(sql`deleted_at is not null`),
@@ -94,7 +99,11 @@ export function mirrorTables(schemaName: string) {
     },
     (t) => [
       primaryKey({ columns: [t.userId, t.tenantId] }),
-      index('user_tenants_tenant').on(t.tenantId),
+      // A tenant's users, also a page of them in the order of their ids.
+      index('user_tenants_members').on(t.tenantId, t.userId),
+      index('user_tenants_role_names')
+        .using('gin', t.roleNames)
+        .where(sql`role_names <> '{}'`),
     ],
   );
 
@@ -169,6 +178,10 @@ export function mirrorTables(schemaName: string) {
         .on(t.appliedAt)
         .where(sql`applied_at is not null`),
       index('events_user_ids').using('gin', t.userIds),
+      // What is to be done about nobody in particular holds up what is known of everyone.
+      index('events_open_nameless')
+        .on(t.occurredAt)
+        .where(sql`state in ('pending', 'parked') and user_ids = '{}'`),
       // Only of those that name nobody by id: most carry both, and would pay for nothing.
       index('events_login_ids')
         .using('gin', t.loginIds)
@@ -367,10 +380,71 @@ export function mirrorTables(schemaName: string) {
     outcome: text('outcome').notNull(),
   });
 
+  /** Custom attributes that are shown as typed columns of `live_users_with_attributes`. */
+  const attributes = schema.table('attributes', {
+    /** As Descope names it. */
+    name: text('name').primaryKey(),
+    position: bigint('position', { mode: 'number' }).notNull().generatedAlwaysAsIdentity(),
+    columnName: text('column_name').notNull(),
+    /** text | boolean | integer | bigint | numeric | timestamptz | text[] */
+    type: text('type').notNull(),
+    /** Whether it was asked for an index; which there are, the catalogue knows. */
+    indexed: boolean('indexed').notNull().default(false),
+    addedAt: instant('added_at')
+      .notNull()
+      .default(sql`clock_timestamp()`),
+  });
+
   /** What applications read: users without tombstones. */
   const liveUsers = schema
     .view('live_users')
     .as((query) => query.select().from(users).where(isNull(users.deletedAt)));
+
+  const userColumns = {
+    loginIds: textArray('login_ids'),
+    email: text('email'),
+    phone: text('phone'),
+    name: text('name'),
+    givenName: text('given_name'),
+    familyName: text('family_name'),
+    picture: text('picture'),
+    status: text('status'),
+    verifiedEmail: boolean('verified_email'),
+    verifiedPhone: boolean('verified_phone'),
+    test: boolean('test').notNull(),
+    customAttributes: jsonb('custom_attributes').notNull(),
+    createdTime: instant('created_time'),
+    modifiedTime: instant('modified_time'),
+    observedAt: instant('observed_at').notNull(),
+  };
+
+  /** Who belongs to a tenant: live users, a row a membership. */
+  const tenantMembers = schema
+    .view('tenant_members', {
+      tenantId: text('tenant_id').notNull(),
+      tenantName: text('tenant_name'),
+      userId: text('user_id').notNull(),
+      /** Within the tenant. */
+      roleNames: textArray('role_names'),
+      permissions: textArray('permissions'),
+      ...userColumns,
+    })
+    .as(tenantMembersQuery({ liveUsers, userTenants }));
+
+  /** Who has a role: live users, a row a role and place. */
+  const roleMembers = schema
+    .view('role_members', {
+      roleName: text('role_name').notNull(),
+      /** Null: a role in the project itself. */
+      tenantId: text('tenant_id'),
+      tenantName: text('tenant_name'),
+      userId: text('user_id').notNull(),
+      /** All roles in that place. */
+      roleNames: textArray('role_names'),
+      permissions: textArray('permissions'),
+      ...userColumns,
+    })
+    .as(roleMembersQuery({ liveUsers, userTenants }));
 
   /** One row that says whether the mirror can be trusted; right also while no process of ours runs. */
   const syncStatus = schema
@@ -411,7 +485,10 @@ export function mirrorTables(schemaName: string) {
     learnt,
     statusHistory,
     adminLog,
+    attributes,
     liveUsers,
+    tenantMembers,
+    roleMembers,
   };
 }
 
@@ -432,6 +509,9 @@ export const {
   learnt,
   statusHistory,
   adminLog,
+  attributes,
   liveUsers,
+  tenantMembers,
+  roleMembers,
   syncStatus,
 } = mirrorTables('descope');

@@ -42,8 +42,10 @@ export interface User {
   /** Descope's whole answer. */
   readonly raw: Readonly<Record<string, unknown>>;
   /**
-   * As of when this is known to be right: the moment the user was last looked at, or the mirror's own
-   * `as_of` where that is later (a change since would have been found).
+   * As of when this is known to be right: the moment at which the user was last looked at or, where that is
+   * later, the one up to which both pulls are proven complete, or the last complete sweep was planned: a
+   * change before it would have been found. Held back to the first event not applied yet that is, or may be,
+   * about this user; while a deletion of the user is suspected or held, only the last look counts.
    */
   readonly asOf: Date;
 }
@@ -64,6 +66,8 @@ export interface Change {
 export interface Sighting {
   readonly userId: string;
   readonly observedAt: Date;
+  /** As of when that is known to be right, see `User`. */
+  readonly asOf: Date;
   /** Whether what was seen is that the user is gone. */
   readonly deleted: boolean;
 }
@@ -77,19 +81,19 @@ export interface PageOptions {
 
 const DEFAULT_LIMIT = 100;
 
-const COLUMNS = `
+const columnsIn = (schema: string) => `
   u.user_id as "userId", u.login_ids as "loginIds", u.external_ids as "externalIds", u.email, u.phone,
   u.name, u.given_name as "givenName", u.middle_name as "middleName", u.family_name as "familyName",
   u.picture, u.status, u.verified_email as "verifiedEmail", u.verified_phone as "verifiedPhone", u.test,
   u.role_names as "roleNames", u.permissions, u.sso_app_ids as "ssoAppIds",
   u.custom_attributes as "customAttributes", u.created_time as "createdTime",
-  u.modified_time as "modifiedTime", u.raw, greatest(u.observed_at, status.as_of) as "asOf"`;
+  u.modified_time as "modifiedTime", u.raw, ${schema}.user_as_of(u.user_id) as "asOf"`;
 
 /** The user, or null where there is none (any more). */
 export async function findUser(reader: Reader, userId: string): Promise<User | null> {
   const [user] = await read<User>(
     reader,
-    (schema) => `select ${COLUMNS} from ${schema}.live_users u, ${schema}.sync_status status
+    (schema) => `select ${columnsIn(schema)} from ${schema}.live_users u
                  where u.user_id = $1`,
     [userId],
   );
@@ -100,7 +104,7 @@ export async function findUser(reader: Reader, userId: string): Promise<User | n
 export async function listUsers(reader: Reader, page: PageOptions = {}): Promise<User[]> {
   return read<User>(
     reader,
-    (schema) => `select ${COLUMNS} from ${schema}.live_users u, ${schema}.sync_status status
+    (schema) => `select ${columnsIn(schema)} from ${schema}.live_users u
                  where u.user_id > $1 order by u.user_id limit $2`,
     [page.after ?? '', page.limit ?? DEFAULT_LIMIT],
   );
@@ -114,11 +118,34 @@ export async function usersOfTenant(
 ): Promise<User[]> {
   return read<User>(
     reader,
-    (schema) => `select ${COLUMNS}
-                 from ${schema}.live_users u join ${schema}.user_tenants t using (user_id),
-                      ${schema}.sync_status status
+    (schema) => `select ${columnsIn(schema)}
+                 from ${schema}.live_users u join ${schema}.user_tenants t using (user_id)
                  where t.tenant_id = $1 and u.user_id > $2 order by u.user_id limit $3`,
     [tenantId, page.after ?? '', page.limit ?? DEFAULT_LIMIT],
+  );
+}
+
+export interface RoleOptions extends PageOptions {
+  /** Of this tenant; null: of the project itself. Absent: of either. */
+  readonly tenantId?: string | null;
+}
+
+/** A page of the users that have a role, in the order of their ids. */
+export async function usersWithRole(
+  reader: Reader,
+  roleName: string,
+  options: RoleOptions = {},
+): Promise<User[]> {
+  const { tenantId, after = '', limit = DEFAULT_LIMIT } = options;
+  return read<User>(
+    reader,
+    (schema) => `select ${columnsIn(schema)}
+                 from ${schema}.live_users u
+                 where u.user_id in (
+                     select m.user_id from ${schema}.members_of_role($1) m
+                     where m.user_id > $2 and ($4 or m.tenant_id is not distinct from $5))
+                 order by u.user_id limit $3`,
+    [roleName, after, limit, tenantId === undefined, tenantId ?? null],
   );
 }
 
@@ -172,8 +199,9 @@ const WAIT_MS = 30_000;
 const ASK_EVERY_MS = 50;
 
 /**
- * Waits until the mirror has seen a user at or after an instant: note the time, write to Descope, wait,
- * read your own write. Null where that does not happen in time.
+ * Waits until the mirror holds a user as of an instant or later: write to Descope, note the time when it has
+ * answered, wait, read your own write. (Noted before, a look between that and the write would do too.) Null
+ * where that does not happen in time; `wait_for()` in SQL and `/api/wait` also say why.
  */
 export async function waitFor(
   reader: Reader,
@@ -186,9 +214,9 @@ export async function waitFor(
   while (!signal.aborted) {
     const [seen] = await read<Sighting>(
       reader,
-      (schema) => `select user_id as "userId", observed_at as "observedAt",
-                          deleted_at is not null as deleted
-                   from ${schema}.users where user_id = $1 and observed_at >= $2::timestamptz`,
+      (schema) => `select $1 as "userId", observed_at as "observedAt", as_of as "asOf", deleted
+                   from ${schema}.user_freshness($1)
+                   where observed_at is not null and as_of >= $2::timestamptz`,
       [userId, typeof since === 'string' ? since : since.toISOString()],
     );
     if (seen) return seen;

@@ -196,49 +196,6 @@ describe('the API', () => {
     expect(await (await fetch(`${url}/api/users/U%201/explain`)).json()).toEqual({ userId: 'U 1' });
     expect((await fetch(`${url}/api/users/U2/explain`)).status).toBe(404);
   });
-
-  test.each([
-    ['ISO, as it is', '2026-06-08T20:18:25.871835Z', '2026-06-08T20:18:25.871835Z'],
-    ['what Postgres prints', '2026-06-08 20:18:25.871835+00', '2026-06-08 20:18:25.871835+00'],
-    ['no zone, taken as UTC', '2026-06-08T20:18:25.871', '2026-06-08T20:18:25.871Z'],
-    ['epoch ms', '1780949905871', '2026-06-08T20:18:25.871Z'],
-  ])('wait reads since from %s', async (_, since, expected) => {
-    const waitFor = (userId: string, at: string) => Promise.resolve({ userId, at });
-    const url = await start({ waitFor });
-    // Left as a person would type it: the "+" is not escaped.
-    const response = await fetch(`${url}/api/wait?userId=U1&since=${since}`);
-    expect(await response.json()).toEqual({ userId: 'U1', at: expected });
-  });
-
-  test.each(['', 'userId=', 'userId=U1&since=soon', 'userId=U1&userId=U2'])(
-    'wait refuses the query "%s"',
-    async (query) => {
-      const url = await start({ waitFor: () => Promise.resolve({}) });
-      expect((await fetch(`${url}/api/wait?${query}`)).status).toBe(400);
-    },
-  );
-
-  test('wait that saw nothing is answered 504', async () => {
-    const url = await start({ waitFor: () => Promise.resolve(null) });
-    expect((await fetch(`${url}/api/wait?userId=U1`)).status).toBe(504);
-  });
-
-  test('wait is aborted when the asker leaves', async () => {
-    const leave = new AbortController();
-    const aborted = new Promise<void>((resolve) => {
-      void start({
-        waitFor: (_userId, _since, signal) =>
-          new Promise((seen) => {
-            signal.addEventListener('abort', () => {
-              seen(null);
-              resolve();
-            });
-            leave.abort();
-          }),
-      }).then((url) => fetch(`${url}/api/wait?userId=U1`, { signal: leave.signal }).catch(() => 0));
-    });
-    await aborted;
-  });
 });
 
 describe('the gauges of the status', () => {
@@ -327,7 +284,7 @@ describe('with a token', () => {
   const full: Partial<AdminServerOptions> = {
     token: TOKEN,
     explain: () => Promise.resolve({}),
-    waitFor: () => Promise.resolve({}),
+    waitFor: (userId) => Promise.resolve({ userId, observedAt: '', asOf: '', deleted: false }),
     queueBoard: Router().get('/', (_request, response) => {
       response.send('board');
     }),

@@ -2,21 +2,19 @@ import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 
 import { sql } from 'drizzle-orm';
 
-import { applyObservations } from '../../src/apply/apply.ts';
-import { toUserRow } from '../../src/descope/users.ts';
-import { databaseNow, transaction } from '../../src/mirror/database.ts';
+import { databaseNow } from '../../src/mirror/database.ts';
 import {
   changes,
   findUser,
   listUsers,
   usersOfTenant,
+  usersWithRole,
   waitFor,
   type Change,
   type Reader,
 } from '../../src/readers/users.ts';
 import { createTestDatabase, type TestDatabase } from '../support/database.ts';
-
-import type { Observation } from '../../src/observation.ts';
+import { look, type Answer } from '../support/look.ts';
 
 let database: TestDatabase;
 let reader: Reader;
@@ -30,20 +28,7 @@ beforeEach(async () => {
   await db.execute(sql`truncate ${t.users}, ${t.userTenants}, ${t.userChanges}`);
 });
 
-type Answer = Readonly<Record<string, unknown>>;
-
-/** Writes users as loads showed them just now; null: nobody there. */
-async function see(users: Readonly<Record<string, Answer | null>>): Promise<void> {
-  const { mirror } = database;
-  const observedAt = await databaseNow(mirror);
-  const looks = Object.entries(users).map(([userId, answer]): Observation => {
-    if (answer === null) return { kind: 'absent', userId, observedAt };
-    const row = toUserRow({ ...answer, userId });
-    if (!row) throw new Error('a user without an id');
-    return { kind: 'present', userId, row, observedAt, by: 'load' };
-  });
-  await transaction(mirror, (tx) => applyObservations(tx, mirror.t, looks, 'manual'));
-}
+const see = (users: Readonly<Record<string, Answer | null>>) => look(database.mirror, users);
 
 async function toList(iterable: AsyncIterable<Change>): Promise<Change[]> {
   const list: Change[] = [];
@@ -89,6 +74,26 @@ describe('listUsers and usersOfTenant', () => {
     expect(idsOf(await usersOfTenant(reader, 'T1', { limit: 2 }))).toEqual(['U1', 'U3']);
     expect(idsOf(await usersOfTenant(reader, 'T1', { after: 'U3' }))).toEqual(['U4']);
     expect(await usersOfTenant(reader, 'T2')).toEqual([]);
+  });
+});
+
+describe('usersWithRole', () => {
+  it('finds them in the project, in one tenant or in either', async () => {
+    const inTenant = (tenantId: string, ...roleNames: string[]) => ({
+      userTenants: [{ tenantId, roleNames }],
+    });
+    await see({
+      ...{ U1: { roleNames: ['admin'] }, U2: inTenant('T1', 'admin'), U3: inTenant('T2', 'admin') },
+      ...{ U4: { roleNames: ['admin'], ...inTenant('T1', 'admin', 'owner') }, U5: {} },
+    });
+
+    expect(idsOf(await usersWithRole(reader, 'admin'))).toEqual(['U1', 'U2', 'U3', 'U4']);
+    expect(idsOf(await usersWithRole(reader, 'admin', { tenantId: null }))).toEqual(['U1', 'U4']);
+    expect(idsOf(await usersWithRole(reader, 'admin', { tenantId: 'T1' }))).toEqual(['U2', 'U4']);
+    expect(idsOf(await usersWithRole(reader, 'admin', { after: 'U1', limit: 2 }))).toEqual([
+      ...['U2', 'U3'],
+    ]);
+    expect(await usersWithRole(reader, 'nobody has it')).toEqual([]);
   });
 });
 

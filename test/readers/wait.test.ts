@@ -1,0 +1,195 @@
+import { afterEach, beforeEach, describe, expect, onTestFinished, test } from 'vitest';
+
+import { startAdminServer } from '../../src/http/admin.ts';
+import { databaseNow } from '../../src/mirror/database.ts';
+import { createWaitForUser, readWhyNotSeen } from '../../src/readers/wait.ts';
+import { createTestDatabase, type TestDatabase } from '../support/database.ts';
+import { look } from '../support/look.ts';
+
+let database: TestDatabase;
+let stop: AbortController;
+beforeEach(async () => {
+  database = await createTestDatabase();
+  stop = new AbortController();
+});
+afterEach(async () => {
+  stop.abort();
+  await database.drop();
+});
+
+const execute = (statement: string) => database.mirror.pool.query(statement);
+const now = () => databaseNow(database.mirror);
+const patient = () => AbortSignal.timeout(20_000);
+
+/** Both pulls and the sweep have proven everything up to `ago` before now. */
+const prove = (ago: string) =>
+  execute(`
+    insert into descope.watermarks (pull, complete_to)
+    select pull, clock_timestamp() - interval '${ago}'
+    from unnest(array['sweep', 'modified', 'audit']) as pulls(pull)
+    on conflict (pull) do update set complete_to = excluded.complete_to`);
+
+/** The real routes over the real database. */
+async function serve(mostWaiting?: number): Promise<string> {
+  const { mirror } = database;
+  const never = () => Promise.reject(new Error('not asked for'));
+  const server = await startAdminServer({
+    ...{ host: '127.0.0.1', port: 0, token: undefined },
+    ...{ readStatus: never, readRecentChanges: never, metrics: never },
+    waitFor: createWaitForUser(mirror, stop.signal, mostWaiting),
+    whyNotSeen: (userId, since) => readWhyNotSeen(mirror, userId, since),
+  });
+  onTestFinished(() => server.stop());
+  return `http://127.0.0.1:${server.port}/api/wait`;
+}
+
+describe('waiting for a user', () => {
+  test('400 at once are answered within a second of the commit, by one query for all', async () => {
+    const url = await serve();
+    const { mirror } = database;
+    const since = await now();
+    let statements = 0;
+    mirror.pool.on('acquire', () => (statements += 1));
+    const ids = Array.from({ length: 400 }, (_, n) => `U${n}`);
+    const waiting = ids.map(async (id) => {
+      const response = await fetch(`${url}?userId=${id}&since=${since}`);
+      return [response.status, ((await response.json()) as { userId: string }).userId, Date.now()];
+    });
+    // Whoever asks last is heard before the write, so that all of them wait.
+    await fetch(`${url}?userId=U0&since=${since}&timeoutMs=300`);
+    const beganMs = Date.now();
+    await look(mirror, Object.fromEntries(ids.map((id) => [id, {}])));
+    const committedMs = Date.now();
+    const answers = await Promise.all(waiting);
+    const last = Math.max(...answers.map(([, , at]) => Number(at)));
+
+    expect(answers.map(([status, id]) => `${status} ${id}`)).toEqual(ids.map((id) => `200 ${id}`));
+    expect(last - committedMs).toBeLessThan(1_000);
+    // A poll each would be some 400 every 25 ms.
+    expect(statements).toBeLessThan(20 + (Date.now() - beganMs + 2_000) / 20);
+  });
+
+  test('sees a row that is touched, not only one that changed, and one that is gone', async () => {
+    const wait = createWaitForUser(database.mirror, stop.signal);
+    await look(database.mirror, { U1: {}, U2: {} });
+    const since = await now();
+    const waiting = [wait('U1', since, patient()), wait('U2', since, patient())];
+    await look(database.mirror, { U1: {}, U2: null });
+
+    expect(await Promise.all(waiting)).toMatchObject([
+      { userId: 'U1', deleted: false },
+      { userId: 'U2', deleted: true },
+    ]);
+  });
+
+  test('is answered by watermarks where nobody looked again', async () => {
+    const wait = createWaitForUser(database.mirror, stop.signal);
+    await prove('1 hour');
+    await look(database.mirror, { U1: {} });
+    const since = await now();
+    const waiting = wait('U1', since, patient());
+    await prove('0 seconds');
+
+    const seen = await waiting;
+    if (seen === null || seen === 'full') throw new Error('not seen');
+    expect(seen.observedAt < since).toBe(true);
+    expect(seen.asOf >= since).toBe(true);
+  });
+
+  test('asks nothing more once everybody has left', async () => {
+    const wait = createWaitForUser(database.mirror, stop.signal);
+    const leave = new AbortController();
+    const waiting = wait('U1', await now(), leave.signal);
+    leave.abort();
+    expect(await waiting).toBeNull();
+    // The round under way still ends; a pool that is idle then has no loop asking it.
+    let statements = 0;
+    database.mirror.pool.on('acquire', () => (statements += 1));
+    await execute('select pg_sleep(0.3)');
+    expect(statements).toBeLessThan(4);
+  });
+
+  test('above the cap is refused at once, and the others go on waiting', async () => {
+    const url = await serve(2);
+    const since = await now();
+    const waiting = ['U1', 'U2'].map((id) => fetch(`${url}?userId=${id}&since=${since}`));
+    let refused: Response;
+    do {
+      refused = await fetch(`${url}?userId=U3&since=${since}&timeoutMs=0`);
+    } while (refused.status === 504);
+    expect(refused.status).toBe(503);
+    await look(database.mirror, { U1: {}, U2: {} });
+    expect((await Promise.all(waiting)).map(({ status }) => status)).toEqual([200, 200]);
+  });
+
+  test('ends when the process stops', async () => {
+    const wait = createWaitForUser(database.mirror, stop.signal);
+    const waiting = wait('U1', await now(), patient());
+    stop.abort();
+    expect(await waiting).toBeNull();
+    expect(await wait('U1', await now(), patient())).toBeNull();
+  });
+
+  test('fails for all when the mirror cannot be read, and works again afterwards', async () => {
+    const wait = createWaitForUser(database.mirror, stop.signal);
+    const since = await now();
+    await execute('alter table descope.users rename to elsewhere');
+    const waiting = await Promise.allSettled(['U1', 'U2'].map((id) => wait(id, since, patient())));
+    expect(waiting.map(({ status }) => status)).toEqual(['rejected', 'rejected']);
+    await execute('alter table descope.elsewhere rename to users');
+    await look(database.mirror, { U1: {} });
+    expect(await wait('U1', since, patient())).toMatchObject({ userId: 'U1' });
+  });
+});
+
+describe('why a user was not seen', () => {
+  const why = async (userId: string) => readWhyNotSeen(database.mirror, userId, await now());
+
+  test('is nothing where it just was', async () => {
+    const since = await now();
+    await look(database.mirror, { U1: {} });
+    expect(await readWhyNotSeen(database.mirror, 'U1', since)).toBeNull();
+  });
+
+  test('names what is open about the user, and how far the pulls are', async () => {
+    await look(database.mirror, { U1: {}, U2: {} });
+    expect(await why('U9')).toMatchObject({
+      ...{ observedAt: null, asOf: null },
+      reason:
+        'the mirror knows no such user; no sweep has completed yet, so nothing is proven of anyone',
+    });
+    await prove('40 seconds');
+    await execute(`
+      insert into descope.events (event_id, action, occurred_at, payload, user_ids, state)
+      values ('e1', 'UserModified', clock_timestamp(), '{}', '{U1}', 'pending'),
+             ('e2', 'UserModified', clock_timestamp(), '{}', '{U1}', 'parked'),
+             ('e3', 'UserModified', clock_timestamp(), '{}', '{U1}', 'applied'),
+             ('e4', 'UsersDeleted', clock_timestamp(), '{}', '{}', 'pending')`);
+    await execute(`
+      insert into descope.deletions (user_id, state, witness)
+      values ('U1', 'rejected', 'sweep'), ('U1', 'held', 'sweep')`);
+    await execute(`
+      insert into descope.sync_windows (run_id, pull, from_time, state)
+      values (1, 'audit', clock_timestamp(), 'gap')`);
+    const told = await why('U1');
+    expect(told).toMatchObject({ pendingEvents: 1, parkedEvents: 1, openDeletion: 'held' });
+    expect(told?.reason).toMatch(
+      new RegExp(
+        [
+          'events of this user that are not applied yet: 1',
+          'events of this user that were given up: 1 \\(.*\\)',
+          'events not applied yet that name nobody, and may be about anybody: 1',
+          'the deletion of this user is held for a person to decide \\(rollcall deletions list\\)',
+          'the pulls prove the mirror up to 20\\S+Z, 4\\d s ago',
+          'ranges of time that they could not prove: 1',
+        ].join('; '),
+      ),
+    );
+    expect((await why('U2'))?.reason).not.toMatch(/of this user/);
+  });
+
+  test('tells a clock that is ahead', async () => {
+    const told = await readWhyNotSeen(database.mirror, 'U1', '2090-01-01T00:00:00Z');
+    expect(told?.reason).toMatch(/^that instant is \d+\.\d s ahead of the clock of Postgres/);
+  });
+});
