@@ -1,3 +1,4 @@
+import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 
 import { readMigrationFiles } from 'drizzle-orm/migrator';
@@ -13,6 +14,8 @@ export interface MigrateOptions {
 
 /** The migrations beside this file, in `src` as well as in `dist` (the build copies them there). */
 const FOLDER = join(import.meta.dirname, 'migrations');
+/** What everything is for; said anew by each migration. */
+const COMMENTS = join(FOLDER, 'comments.sql');
 
 /** How long DDL waits for readers of a table: queueing behind a long one would block every new reader. */
 const LOCK_TIMEOUT_MS = 30_000;
@@ -113,6 +116,7 @@ async function applyMissing(client: pg.Client, schema: string): Promise<number> 
       [migration.folderMillis, migration.hash],
     );
   }
+  if (missing.length > 0) await client.query(toSchema(await readFile(COMMENTS, 'utf8'), schema));
   return missing.length;
 }
 
