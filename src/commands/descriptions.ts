@@ -7,7 +7,7 @@ const descope = (): Needs => ({ descope: true, receives: false, serves: false })
 /** Commands by what they are for, as the help lists them. */
 export const GROUPS: readonly (readonly [heading: string, names: readonly string[]])[] = [
   ['To look around', ['demo', 'simulate']],
-  ['To set up', ['doctor', 'webhook', 'migrate']],
+  ['To set up', ['doctor', 'webhook', 'migrate', 'attributes']],
   ['To run', ['start', 'backfill', 'sync', 'import']],
   ['To ask', ['status', 'verify', 'explain', 'events']],
   ['To decide', ['deletions', 'replay', 'erase']],
@@ -195,6 +195,41 @@ export const COMMANDS: readonly CommandDescription[] = [
     name: 'migrate',
     summary: 'bring the database schema up to date, and nothing else',
     example: 'rollcall migrate',
+    needs: nothing,
+  },
+  {
+    name: 'attributes',
+    summary: 'custom attributes as typed columns that applications filter by',
+    example: ['rollcall attributes add plan text --index', 'rollcall attributes list'],
+    subcommands: [
+      {
+        name: 'add',
+        summary: 'make one a column of live_users_with_attributes; needs the owner of the tables',
+        example: [
+          'rollcall attributes add plan text --index',
+          'rollcall attributes add signupDate timestamptz --as signed_up --index',
+        ],
+        arguments: [
+          ['<name>', 'as Descope names it'],
+          ['<type>', 'text, boolean, integer, bigint, numeric, timestamptz or text[]'],
+        ],
+        options: [
+          ['--index', 'with an index, built while everything goes on'],
+          ['--as <column>', 'name of the column (default: signupDate becomes signup_date)'],
+        ],
+      },
+      {
+        name: 'list',
+        summary: 'which were added, as what, and whether by index',
+        example: 'rollcall attributes list --json',
+      },
+      {
+        name: 'remove',
+        summary: 'remove column and index; the values stay in custom_attributes',
+        example: 'rollcall attributes remove plan',
+        arguments: [['<name>', 'as Descope names it']],
+      },
+    ],
     needs: nothing,
   },
 ];

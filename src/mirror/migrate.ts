@@ -5,6 +5,7 @@ import { readMigrationFiles } from 'drizzle-orm/migrator';
 import pg from 'pg';
 
 import { findCode } from '../errors.ts';
+import { restoreAttributes } from './attributes.ts';
 
 export interface MigrateOptions {
   readonly databaseUrl: string;
@@ -23,6 +24,7 @@ const LOCK_TIMEOUT_MS = 30_000;
 /** Processes of the version before may be at work: whoever meets them in a deadlock tries again. */
 const TRIES = 5;
 const DEADLOCK = '40P01';
+const HAS_DEPENDENTS = '2BP01';
 /** In the order in which transactions of ours write to them. */
 const TABLES = [
   ...['user_changes', 'users', 'user_tenants', 'deletions', 'sync_windows', 'sync_runs'],
@@ -116,8 +118,23 @@ async function applyMissing(client: pg.Client, schema: string): Promise<number> 
       [migration.folderMillis, migration.hash],
     );
   }
-  if (missing.length > 0) await client.query(toSchema(await readFile(COMMENTS, 'utf8'), schema));
+  if (missing.length > 0) {
+    await restoreView(client, schema);
+    await client.query(toSchema(await readFile(COMMENTS, 'utf8'), schema));
+  }
   return missing.length;
+}
+
+/** The view of the custom attributes has the columns that `live_users` has now, and those people added. */
+async function restoreView(client: pg.Client, schema: string): Promise<void> {
+  await client.query('savepoint before_attributes');
+  try {
+    await restoreAttributes({ client, schema });
+  } catch (error) {
+    if (findCode(error) !== HAS_DEPENDENTS) throw error;
+    // Views of others read it: it stays as it was, which is right, if short of what is new.
+    await client.query('rollback to savepoint before_attributes');
+  }
 }
 
 /**
