@@ -28,6 +28,10 @@ import type { Config } from './config.ts';
 import type { DemoView } from './readers/statusView.ts';
 import type { Logger } from './log.ts';
 
+/* With `startService`, what an application needs that runs the service in its own process. */
+export { parseConfig, type Config } from './config.ts';
+export { createLogger, type Logger } from './log.ts';
+
 export type Role = 'all' | 'web' | 'worker';
 
 export interface ServiceOptions {

@@ -1,27 +1,21 @@
-import { execFile } from 'node:child_process';
-import { cp, mkdir, mkdtemp, readdir, rm, symlink } from 'node:fs/promises';
-import { createRequire } from 'node:module';
+import { cp, mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { dirname, join } from 'node:path';
-import { promisify } from 'node:util';
+import { join } from 'node:path';
 
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest';
 
 import { applyObservations } from '../src/apply/apply.ts';
 import { toUserRow } from '../src/descope/users.ts';
 import { databaseNow, transaction } from '../src/mirror/database.ts';
 import { createTestDatabase, type TestDatabase } from './support/database.ts';
+import { compile, installPacked, run } from './support/packed.ts';
+import { createScene } from './support/world.ts';
 
 /*
  * A package of its own that installs what is packed here, and compiles the examples against it.
  */
 
-const run = promisify(execFile);
 const ROOT = join(import.meta.dirname, '..');
-const TSC = join(
-  dirname(createRequire(import.meta.url).resolve('typescript/package.json')),
-  'bin/tsc',
-);
 
 let folder: string;
 let database: TestDatabase;
@@ -29,7 +23,7 @@ let database: TestDatabase;
 beforeAll(async () => {
   database = await createTestDatabase();
   folder = await mkdtemp(join(tmpdir(), 'rollcall-examples-'));
-  await install();
+  await installPacked(folder);
   await cp(join(ROOT, 'examples'), folder, { recursive: true });
   await fill();
 });
@@ -38,19 +32,6 @@ afterAll(async () => {
   await database.drop();
   await rm(folder, { recursive: true, force: true });
 });
-
-/** As `npm install <tarball>` would, but with the libraries that are here already. */
-async function install(): Promise<void> {
-  const modules = join(folder, 'node_modules');
-  await mkdir(join(modules, 'rollcall'), { recursive: true });
-  await run('npm', ['pack', '--ignore-scripts', '--pack-destination', folder], { cwd: ROOT });
-  const tarball = (await readdir(folder)).find((name) => name.endsWith('.tgz')) ?? '';
-  const to = join(modules, 'rollcall');
-  await run('tar', ['-xzf', join(folder, tarball), '--strip-components=1', '-C', to]);
-  for (const name of await readdir(join(ROOT, 'node_modules'))) {
-    if (!name.startsWith('.')) await symlink(join(ROOT, 'node_modules', name), join(modules, name));
-  }
-}
 
 async function fill(): Promise<void> {
   const { mirror } = database;
@@ -76,16 +57,24 @@ async function fill(): Promise<void> {
 }
 
 async function runExample(name: string, ...args: string[]): Promise<string[]> {
+  return runWith({ DATABASE_URL: database.url }, name, ...args);
+}
+
+async function runWith(
+  env: Readonly<Record<string, string>>,
+  name: string,
+  ...args: string[]
+): Promise<string[]> {
   const { stdout } = await run(process.execPath, [join(folder, 'dist', name), ...args], {
     cwd: folder,
-    env: { PATH: process.env['PATH'], DATABASE_URL: database.url },
+    env: { PATH: process.env['PATH'], ...env },
   });
   return stdout.trim().split('\n');
 }
 
 describe('the examples, against the packed package', () => {
   it('compile under strict', async () => {
-    await run(process.execPath, [TSC, '-p', folder]);
+    await compile(folder);
   });
 
   it('plain SQL: who administers a tenant', async () => {
@@ -107,5 +96,12 @@ describe('the examples, against the packed package', () => {
       applyObservations(tx, mirror.t, [{ kind: 'absent', userId: 'U1', observedAt }], 'manual'),
     );
     expect(await runExample('searchIndex.js', 'ada')).toEqual(['U3']);
+  });
+
+  it('embedded: the whole service in a process that ends by itself', async () => {
+    const scene = await createScene({ simulator: { users: 20 } });
+    onTestFinished(() => scene.stop());
+    // What an operator sees is the service's log, which has nothing to say here.
+    expect(await runWith({ ...scene.env, LOG_LEVEL: 'warn' }, 'embedded.js')).toEqual(['20 users']);
   });
 });

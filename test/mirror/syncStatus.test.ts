@@ -30,6 +30,52 @@ async function event(id: string, ago: string, told: { webhook: string; audit: st
     from (select clock_timestamp() - interval '${ago}' as at) as moment`);
 }
 
+describe('complete as of', () => {
+  const setWatermarks = (minutes: Readonly<Record<string, number>>) =>
+    execute(`
+      insert into descope.watermarks (pull, complete_to)
+      values ${Object.entries(minutes)
+        .map(([pull, minute]) => `('${pull}', '2026-11-21 01:${minute}Z')`)
+        .join(', ')}
+      on conflict (pull) do update set complete_to = excluded.complete_to`);
+  const addEvent = (minute: number, state: string) =>
+    execute(`
+      insert into descope.events (event_id, action, occurred_at, payload, state)
+      values ('${state}', 'UserModified', '2026-11-21 01:${minute}Z', '{}', '${state}')`);
+  const minute = async () => {
+    const told = await status<{ minute: number | null }>(
+      'extract(minute from as_of)::int as minute',
+    );
+    return told?.minute;
+  };
+
+  test('is told without any process of ours, and the lag is that of the moment it is read', async () => {
+    const ago = () => status<{ lag: number }>('extract(epoch from lag)::float8 as lag');
+    expect(await ago()).toEqual({ lag: null });
+    await setWatermarks({ modified: 30, audit: 30 });
+    expect(await minute()).toBeNull();
+    await setWatermarks({ sweep: 10 });
+    const first = await ago();
+    const second = await ago();
+    expect(second?.lag).toBeGreaterThan(first?.lag ?? NaN);
+    expect(
+      await status('abs(extract(epoch from clock_timestamp() - as_of - lag)) < 1 as right'),
+    ).toEqual({ right: true });
+  });
+
+  test('is the older of both pulls or a later sweep, held back by what is not applied', async () => {
+    await setWatermarks({ sweep: 10, modified: 30, audit: 40 });
+    expect(await minute()).toBe(30);
+    await addEvent(25, 'pending');
+    expect(await minute()).toBe(25);
+    await addEvent(20, 'parked');
+    await addEvent(15, 'applied');
+    expect(await minute()).toBe(20);
+    await setWatermarks({ sweep: 50 });
+    expect(await minute()).toBe(50);
+  });
+});
+
 describe('loss and delay', () => {
   const arrivals = () =>
     status(`loss_rate, loss_rate_day, extract(epoch from webhook_delay)::float8 as delay,
