@@ -4,6 +4,7 @@ import { startAdminServer } from '../../src/http/admin.ts';
 import { databaseNow } from '../../src/mirror/database.ts';
 import { createWaitForUser, readWhyNotSeen } from '../../src/readers/wait.ts';
 import { createTestDatabase, type TestDatabase } from '../support/database.ts';
+import { eventually } from '../support/eventually.ts';
 import { look } from '../support/look.ts';
 
 let database: TestDatabase;
@@ -30,13 +31,17 @@ const prove = (ago: string) =>
     on conflict (pull) do update set complete_to = excluded.complete_to`);
 
 /** The real routes over the real database. */
-async function serve(mostWaiting?: number): Promise<string> {
+async function serve(mostWaiting?: number, onAsked?: () => void): Promise<string> {
   const { mirror } = database;
+  const waitForUser = createWaitForUser(mirror, stop.signal, mostWaiting);
   const never = () => Promise.reject(new Error('not asked for'));
   const server = await startAdminServer({
     ...{ host: '127.0.0.1', port: 0, token: undefined },
     ...{ readStatus: never, readRecentChanges: never, metrics: never },
-    waitFor: createWaitForUser(mirror, stop.signal, mostWaiting),
+    waitFor: (...asked) => {
+      onAsked?.();
+      return waitForUser(...asked);
+    },
     whyNotSeen: (userId, since) => readWhyNotSeen(mirror, userId, since),
   });
   onTestFinished(() => server.stop());
@@ -44,29 +49,32 @@ async function serve(mostWaiting?: number): Promise<string> {
 }
 
 describe('waiting for a user', () => {
-  test('400 at once are answered within a second of the commit, by one query for all', async () => {
-    const url = await serve();
+  test('400 at once are answered soon after the commit, by one query for all', async () => {
+    let asked = 0;
+    const url = await serve(undefined, () => (asked += 1));
     const { mirror } = database;
     const since = await now();
-    let statements = 0;
-    mirror.pool.on('acquire', () => (statements += 1));
     const ids = Array.from({ length: 400 }, (_, n) => `U${n}`);
     const waiting = ids.map(async (id) => {
       const response = await fetch(`${url}?userId=${id}&since=${since}`);
-      return [response.status, ((await response.json()) as { userId: string }).userId, Date.now()];
+      const { userId } = (await response.json()) as { userId: string };
+      return { answer: `${response.status} ${userId}`, atMs: Date.now() };
     });
-    // Whoever asks last is heard before the write, so that all of them wait.
-    await fetch(`${url}?userId=U0&since=${since}&timeoutMs=300`);
+    await eventually(() => {
+      expect(asked).toBe(ids.length);
+    });
     const beganMs = Date.now();
+    let statements = 0;
+    mirror.pool.on('acquire', () => (statements += 1));
     await look(mirror, Object.fromEntries(ids.map((id) => [id, {}])));
     const committedMs = Date.now();
     const answers = await Promise.all(waiting);
-    const last = Math.max(...answers.map(([, , at]) => Number(at)));
 
-    expect(answers.map(([status, id]) => `${status} ${id}`)).toEqual(ids.map((id) => `200 ${id}`));
-    expect(last - committedMs).toBeLessThan(1_000);
-    // A poll each would be some 400 every 25 ms.
-    expect(statements).toBeLessThan(20 + (Date.now() - beganMs + 2_000) / 20);
+    expect(answers.map(({ answer }) => answer)).toEqual(ids.map((id) => `200 ${id}`));
+    // Some 25 ms as a rule (npm run bench -- wait), more where the machine is busy with 400 answers at once.
+    expect(Math.max(...answers.map(({ atMs }) => atMs)) - committedMs).toBeLessThan(3_000);
+    // A poll each would be 400 every 25 ms.
+    expect(statements).toBeLessThan(10 + (Date.now() - beganMs) / 20);
   });
 
   test('sees a row that is touched, not only one that changed, and one that is gone', async () => {
