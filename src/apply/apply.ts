@@ -5,6 +5,7 @@ import {
   decideAll,
   emptySummary,
   insertChanges,
+  isRead,
   tally,
   type ApplySummary,
   type Batch,
@@ -26,6 +27,7 @@ import type { Observation, Present, Witness } from '../observation.ts';
 /*
  * In: observations of any age, order and number. Out: the mirror's rows, its tenants and the feed,
  * written in the caller's transaction. Never asks Descope, never decides whether an absence is true.
+ * A generation that nobody reads yet is written by the same rule, and the feed does not hear of it.
  */
 
 /** A statement carries no more, whatever is handed over at once (guarantee G8). */
@@ -130,17 +132,33 @@ function insertUsers({ t, witness }: Batch, present: readonly Present[]): SQL {
   return sql`
     with inserted as (
       insert into ${t.users} (${userColumns}, observed_at, changed_at, witness)
-      select ${recordColumns}, r.observed_at, clock_timestamp(), ${witness}
+      select ${recordColumns}, r.observed_at, ${changedAt(t)}, ${witness}
       from jsonb_to_recordset(${toUserRecords(present)}::jsonb) as r(${userRecordType})
       on conflict (user_id) do nothing
       returning user_id, observed_at
     ), tenants as (
       ${insertTenants(t, present, sql`where user_id in (select user_id from inserted)`)}
-    ), news as (
+    )${isRead(t) ? newsOfInserted(t, witness) : sql``}
+    select user_id as "userId" from inserted`;
+}
+
+function newsOfInserted(t: MirrorTables, witness: Witness): SQL {
+  return sql`, news as (
       insert into ${t.userChanges} (user_id, kind, changed, observed_at, witness)
       select user_id, 'created', '{}', observed_at, ${witness} from inserted
-    )
-    select user_id as "userId" from inserted`;
+    )`;
+}
+
+/**
+ * When the content of a new row of the recordset `r` last changed: now. Of a generation beside the one that
+ * is read: when that one has it from, where it has just the same.
+ */
+function changedAt(t: MirrorTables): SQL {
+  if (isRead(t)) return sql`clock_timestamp()`;
+  const schema = sql.identifier(t.schema.schemaName);
+  return sql`coalesce((select changed_at from ${schema}.users as read
+    where read.user_id = r.user_id and read.content_hash = r.content_hash
+      and read.deleted_at is null), clock_timestamp())`;
 }
 
 function insertTombstones({ t, witness }: Batch, absent: readonly Observation[]): SQL {

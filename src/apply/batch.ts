@@ -86,9 +86,14 @@ export function note(
   changes.push({ userId, kind, changed, observedAt });
 }
 
+/** Whether these are the tables that applications read, and the feed tells of. */
+export function isRead({ generation }: MirrorTables): boolean {
+  return generation === '';
+}
+
 /** Writes what was noted to the feed: the last statement of a batch, after the locks of its users. */
 export async function insertChanges({ tx, t, changes, witness }: Batch): Promise<void> {
-  if (changes.length === 0) return;
+  if (changes.length === 0 || !isRead(t)) return;
   const records = JSON.stringify(
     changes.map(({ userId, kind, changed, observedAt }) => {
       return { user_id: userId, kind, changed, observed_at: observedAt };

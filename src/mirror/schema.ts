@@ -29,13 +29,22 @@ const textArray = (name: string) =>
     .notNull()
     .default(sql`'{}'::text[]`);
 
-/** The tables and views in one Postgres schema: one schema a Descope project. */
-export function mirrorTables(schemaName: string) {
+/**
+ * Of `users` and `user_tenants` there may be others beside those that everybody reads: the ones a rebuild
+ * fills, and the ones it has put aside. What a generation adds to their names.
+ */
+export type Generation = '' | '_next' | '_previous';
+
+/**
+ * The tables and views in one Postgres schema: one schema a Descope project. Of another generation all is
+ * the same but for the users' own tables.
+ */
+export function mirrorTables(schemaName: string, generation: Generation = '') {
   const schema = pgSchema(schemaName);
 
   /** Every user of the directory, and a tombstone for each that is gone. */
   const users = schema.table(
-    'users',
+    `users${generation}`,
     {
       userId: text('user_id').primaryKey(),
       loginIds: textArray('login_ids'),
@@ -89,7 +98,7 @@ export function mirrorTables(schemaName: string) {
 
   /** Which tenants a live user belongs to. */
   const userTenants = schema.table(
-    'user_tenants',
+    `user_tenants${generation}`,
     {
       userId: text('user_id').notNull(),
       tenantId: text('tenant_id').notNull(),
@@ -472,6 +481,7 @@ export function mirrorTables(schemaName: string) {
 
   return {
     schema,
+    generation,
     syncStatus,
     users,
     userTenants,

@@ -12,7 +12,8 @@ import { rows, type Executor, type Mirror } from '../mirror/database.ts';
 /** Descope's audit search shows 30 days; a little less, so that the edge does not pass us while we ask. */
 export const AUDIT_RETENTION_MS = 30 * 86_400_000 - 600_000;
 
-export type Pull = 'modified' | 'audit' | 'sweep' | 'verify';
+/** `rebuild` fills tables that nobody reads yet: what it has not read is no gap of the mirror. */
+export type Pull = 'modified' | 'audit' | 'sweep' | 'verify' | 'rebuild';
 export type Outcome = 'complete' | 'partial' | 'blocked';
 
 /** A window as the ledger holds it; times in epoch ms of Descope's clock. */
@@ -34,18 +35,21 @@ export const epochMs = (column: string) =>
 export const instantOf = (ms: number | null) =>
   ms === null ? sql`null::timestamptz` : sql`to_timestamp(${ms / 1000}::float8)`;
 
-/** Opens a run of a pull. Of the sweep there is one at a time: the open one is returned where there is one. */
+/** Of these there is one run at a time. */
+export type OneAtATime = Extract<Pull, 'sweep' | 'rebuild'>;
+
+/** Opens a run of a pull. Of a sweep, or a rebuild, the open one is returned where there is one. */
 export async function openRun(
   tx: Executor,
   { t }: Db,
   pull: Pull,
   reason: string,
 ): Promise<{ runId: number; isNew: boolean }> {
-  if (pull === 'sweep') {
+  if (pull === 'sweep' || pull === 'rebuild') {
     // Two processes that start a first sweep at once must end up in the same one.
-    const lock = `rollcall sweep ${t.schema.schemaName}`;
+    const lock = `rollcall ${pull} ${t.schema.schemaName}`;
     await tx.execute(sql`select pg_advisory_xact_lock(hashtextextended(${lock}, 0))`);
-    const open = await openSweep(tx, { t });
+    const open = await findOpen(tx, { t }, pull);
     if (open) return { runId: open.runId, isNew: false };
   }
   const [run] = await rows<{ runId: string }>(
@@ -57,14 +61,23 @@ export async function openRun(
 }
 
 /** The sweep that has begun and not ended; undefined where there is none. */
-export async function openSweep(
+export function openSweep(
+  db: Executor,
+  mirror: Db,
+): Promise<{ readonly runId: number } | undefined> {
+  return findOpen(db, mirror, 'sweep');
+}
+
+/** The run that has begun and not ended; undefined where there is none. */
+export async function findOpen(
   db: Executor,
   { t }: Db,
+  pull: OneAtATime,
 ): Promise<{ readonly runId: number } | undefined> {
   const found = await rows<{ runId: number }>(
     db,
     sql`select run_id::float8 as "runId"
-        from ${t.syncRuns} where pull = 'sweep' and outcome is null order by run_id limit 1`,
+        from ${t.syncRuns} where pull = ${pull} and outcome is null order by run_id limit 1`,
   );
   return found[0];
 }
@@ -230,7 +243,10 @@ export async function readOrLeaveGap(
 /** Leaves a visible gap, with the reason; it is read again without being asked. */
 async function markGap(db: Executor, { t }: Db, windowId: number, reason: string): Promise<void> {
   await db.execute(sql`
-    update ${t.syncWindows} set state = 'gap', error = ${reason}, updated_at = clock_timestamp(),
-      gap_since = coalesce(gap_since, clock_timestamp())
+    update ${t.syncWindows}
+    set state = case when pull = 'rebuild' then state else 'gap' end,
+        error = ${reason}, updated_at = clock_timestamp(),
+        gap_since = case when pull = 'rebuild' then null
+                      else coalesce(gap_since, clock_timestamp()) end
     where window_id = ${windowId} and state <> 'proven'`);
 }

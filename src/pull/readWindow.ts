@@ -53,8 +53,13 @@ export async function readWindow(
   return readOrLeaveGap(deps.mirror, windowId, () => readSteps(deps, window, signal));
 }
 
+/** A sweep's windows and a rebuild's are of everyone, by when they were created. */
+function isOfEveryone({ pull }: Window): boolean {
+  return pull === 'sweep' || pull === 'rebuild';
+}
+
 async function readSteps(deps: PullDeps, window: Window, signal: AbortSignal): Promise<void> {
-  const isSweep = window.pull === 'sweep';
+  const isSweep = isOfEveryone(window);
   const call: Call = { priority: isSweep ? 'sweep' : 'pull', signal };
   const range: Range = {
     field: isSweep ? 'createdTime' : 'modifiedTime',
@@ -154,7 +159,7 @@ function writeStep(
   reviewed: readonly Present[] | null,
 ): Promise<ApplySummary> {
   const { mirror } = deps;
-  const witness = window.pull === 'sweep' ? 'sweep' : 'modified';
+  const witness = isOfEveryone(window) ? 'sweep' : 'modified';
   return transaction(mirror, async (tx) => {
     const written = await applyObservations(tx, mirror.t, step.observations, witness);
     if (reviewed === null && written.refused.length > 0) throw new ShowsTombstones(written.refused);
@@ -180,19 +185,20 @@ async function proveStep(
   // The last step ends where its window does, which need not be now.
   const endMs = window.toMs === null ? null : window.toMs + 1;
   const stretch = { ...step, untilMs: step.untilMs ?? endMs };
-  const isSweep = window.pull === 'sweep';
-  const proof = isSweep
-    ? nominateMissing(mirror, {
-        runId: window.runId,
-        fromMs: step.fromMs,
-        untilMs: stretch.untilMs,
-        seen: [...step.seen.keys()],
-        observedAt: step.observedAt,
-        includeTestUsers: deps.includeTestUsers,
-      })
-    : undefined;
+  // Whom a rebuild has not read is found when all of it is.
+  const proof =
+    window.pull === 'sweep'
+      ? nominateMissing(mirror, {
+          runId: window.runId,
+          fromMs: step.fromMs,
+          untilMs: stretch.untilMs,
+          seen: [...step.seen.keys()],
+          observedAt: step.observedAt,
+          includeTestUsers: deps.includeTestUsers,
+        })
+      : undefined;
   const counts = {
-    rowsRead: isSweep ? countWithin(stretch) : step.observations.length,
+    rowsRead: isOfEveryone(window) ? countWithin(stretch) : step.observations.length,
     total: step.total,
     requests,
     created: written.created.length,

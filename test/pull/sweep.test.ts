@@ -3,7 +3,8 @@ import { describe, expect, it } from 'vitest';
 
 import { approveHeld, rejectHeld } from '../../src/apply/held.ts';
 import { readLastProof } from '../../src/readers/runs.ts';
-import { advanceSweep, cutWindows, startSweep } from '../../src/pull/sweep.ts';
+import { cutWindows } from '../../src/pull/plan.ts';
+import { advanceSweep, startSweep } from '../../src/pull/sweep.ts';
 import { readWindow } from '../../src/pull/readWindow.ts';
 import { Stopping } from '../../src/errors.ts';
 import { createRandom } from '../../src/simulator/random.ts';
