@@ -108,6 +108,7 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   // What a record of the inbox says was changed.
   'src/readers': ['src/mirror', 'src/inbox'],
   'src/pull': ['src/descope', 'src/inbox', 'src/apply', 'src/mirror'],
+  'src/rebuild': ['src/descope', 'src/apply', 'src/pull', 'src/mirror'],
   'src/webhook': ['src/inbox', 'src/mirror'],
   'src/doctor': ['src/descope', 'src/mirror', 'src/inbox', 'src/pull', 'src/readers'],
   'src/http': ['src/webhook', 'src/inbox', 'src/readers', 'src/mirror'],
@@ -115,7 +116,7 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   'src/history': ['src/mirror'],
   jobs: [
     ...['src/descope', 'src/inbox', 'src/pull', 'src/apply', 'src/mirror', 'src/readers'],
-    'src/history',
+    ...['src/history', 'src/rebuild'],
   ],
   composition: [
     ...['src/descope', 'src/inbox', 'src/pull', 'src/apply', 'src/mirror', 'src/webhook'],
@@ -123,7 +124,7 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   ],
   'src/commands': [
     ...['composition', 'src/readers', 'src/simulator', 'src/mirror', 'src/pull', 'src/descope'],
-    ...['src/inbox', 'src/apply', 'src/webhook', 'src/http', 'src/doctor', 'jobs'],
+    ...['src/inbox', 'src/apply', 'src/webhook', 'src/http', 'src/doctor', 'jobs', 'src/rebuild'],
   ],
   'src/main.ts': ['src/commands'],
 };
@@ -150,6 +151,8 @@ const FENCES: readonly (readonly [vendor: RegExp, places: readonly string[]])[] 
       ...['src/mirror/', 'src/inbox/', 'src/apply/', 'src/pull/', 'src/readers/', 'src/history/'],
       // The budget, and what was learnt about the project, are shared through the database.
       ...['src/descope/', 'jobs/'],
+      // It makes tables beside those of the mirror, and swaps them.
+      'src/rebuild/',
       // It looks at Postgres itself, also where there is no mirror in it.
       'src/doctor/',
     ],
