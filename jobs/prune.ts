@@ -3,6 +3,7 @@ import { z } from 'zod';
 import { reduceTombstones } from '../src/apply/tombstones.ts';
 import { pruneEvents } from '../src/inbox/prune.ts';
 import { pruneLedger } from '../src/pull/prune.ts';
+import { dropStale } from '../src/rebuild/previous.ts';
 import { defineJob, KEEP } from './define.ts';
 
 import type { Mirror } from '../src/mirror/database.ts';
@@ -18,7 +19,7 @@ export interface PruneDeps {
 /** Steps of a run, each of a thousand rows: a million events are some 5 s, as many tombstones two minutes. */
 const STEPS = 1_000;
 
-/** Removes what is kept no longer: events, last snapshots of the deleted, the ledger. Asks Descope nothing. */
+/** Removes what is kept no longer: events, last snapshots of the deleted, the ledger, replaced tables. Asks Descope nothing. */
 export const prune = defineJob({
   name: 'prune',
   queue: 'pulls',
@@ -31,6 +32,7 @@ export const prune = defineJob({
       reduceTombstones(mirror, { days: tombstoneDays, steps: STEPS }, signal),
       pruneEvents(mirror, { days: eventDays, steps: STEPS }, signal),
       pruneLedger(mirror, STEPS, signal),
+      dropStale(mirror, tombstoneDays),
     ]);
     const failed = ended.find((one) => one.status === 'rejected');
     if (failed) throw failed.reason;

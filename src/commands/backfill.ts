@@ -3,7 +3,7 @@ import { readWindow } from '../pull/readWindow.ts';
 import { advanceSweep, startSweep } from '../pull/sweep.ts';
 import { readRun, type RunView } from '../readers/runs.ts';
 import { withEngine } from './foreground.ts';
-import { createProgressView, type ProgressView } from './progress.ts';
+import { createProgressView, throttled, type ProgressView } from './progress.ts';
 import { tell } from './table.ts';
 
 import type { Engine } from '../engine.ts';
@@ -11,9 +11,6 @@ import type { CommandContext, ExitCode } from './command.ts';
 
 /** Windows read side by side; the budget paces them all. */
 const SIDE_BY_SIDE = 4;
-/** How often the progress is looked up. */
-const SHOW_EVERY_MS = 200;
-
 /**
  * `rollcall backfill`: a sweep now, in the foreground. Joins the one under way and goes on from where
  * that stands, so an interrupted backfill is resumed by running it again.
@@ -58,20 +55,6 @@ async function readAll(engine: Engine, runId: number): Promise<void> {
     };
     await Promise.all(Array.from({ length: SIDE_BY_SIDE }, reader));
   }
-}
-
-/** Now and then, one at a time: a fast fill must not be slowed by being watched. */
-function throttled(show: () => Promise<void>): () => void {
-  let notBeforeMs = 0;
-  return () => {
-    if (performance.now() < notBeforeMs) return;
-    notBeforeMs = Infinity;
-    show()
-      .catch(() => undefined)
-      .finally(() => {
-        notBeforeMs = performance.now() + SHOW_EVERY_MS;
-      });
-  };
 }
 
 function report(context: CommandContext, result: RunView, view: ProgressView): ExitCode {

@@ -10,7 +10,7 @@ export const GROUPS: readonly (readonly [heading: string, names: readonly string
   ['To set up', ['doctor', 'webhook', 'migrate', 'attributes']],
   ['To run', ['start', 'backfill', 'sync', 'import']],
   ['To ask', ['status', 'verify', 'explain', 'events']],
-  ['To decide', ['deletions', 'replay', 'erase']],
+  ['To decide', ['deletions', 'replay', 'rebuild', 'erase']],
 ];
 
 /**
@@ -60,6 +60,22 @@ export const COMMANDS: readonly CommandDescription[] = [
     example: 'rollcall verify --repair',
     options: [['--repair', 'fix what differs']],
     needs: descope,
+  },
+  {
+    name: 'rebuild',
+    summary: 'read everyone into tables beside the mirror, compare, and swap them without downtime',
+    example: ['rollcall rebuild --dry-run', 'rollcall rebuild', 'rollcall rebuild --rollback'],
+    options: [
+      ['--dry-run', 'only compare; the next `rollcall rebuild` goes on from there'],
+      ['--approve', 'let deletions happen that the breaker holds'],
+      ['--rollback', 'swap back to what the last rebuild replaced, with what was seen since'],
+      ['--drop-previous', 'drop what the last rebuild replaced'],
+      ['--discard', 'give up a rebuild that was begun, and drop its tables'],
+    ],
+    needs: (options) =>
+      ['rollback', 'dropPrevious', 'discard'].some((name) => options[name] === true)
+        ? nothing()
+        : descope(),
   },
   {
     name: 'status',

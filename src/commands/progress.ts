@@ -62,6 +62,23 @@ export function createProgressView(
   };
 }
 
+/** How often the progress is looked up. */
+const SHOW_EVERY_MS = 200;
+
+/** Now and then, one at a time: a fast fill must not be slowed by being watched. */
+export function throttled(show: () => Promise<void>): () => void {
+  let notBeforeMs = 0;
+  return () => {
+    if (performance.now() < notBeforeMs) return;
+    notBeforeMs = Infinity;
+    show()
+      .catch(() => undefined)
+      .finally(() => {
+        notBeforeMs = performance.now() + SHOW_EVERY_MS;
+      });
+  };
+}
+
 function createJsonLines(context: CommandContext): ProgressView {
   const startedAt = performance.now();
   let lastAt = -Infinity;

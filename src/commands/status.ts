@@ -1,3 +1,4 @@
+import { readGenerations, type OtherGenerations } from '../mirror/generations.ts';
 import { describeAge } from '../readers/age.ts';
 import { listParkedReasons, type ParkedReason } from '../readers/parked.ts';
 import { readQueueCounts } from '../queueCounts.ts';
@@ -14,7 +15,10 @@ const REASONS = 10;
 /** Gaps shown for a person; `--json` and `sync_status` hold some more. */
 const GAPS = 5;
 
-export type Status = StatusView & { readonly parked: readonly ParkedReason[] };
+export type Status = StatusView & {
+  readonly parked: readonly ParkedReason[];
+  readonly generations: OtherGenerations;
+};
 
 /** `rollcall status`: how complete the mirror is; exit 3 where that is not "complete" without a "but". */
 export async function run(context: CommandContext): Promise<ExitCode> {
@@ -22,7 +26,11 @@ export async function run(context: CommandContext): Promise<ExitCode> {
     const { config } = context;
     const queues = () => readQueueCounts({ config, databaseUrl, mirror });
     const view = await createStatusReader(mirror)(queues);
-    const status: Status = { ...view, parked: await listParkedReasons(mirror, REASONS) };
+    const status: Status = {
+      ...view,
+      parked: await listParkedReasons(mirror, REASONS),
+      generations: await readGenerations(mirror.db, mirror, config.TOMBSTONE_RETENTION_DAYS),
+    };
     if (context.json) context.stdout(JSON.stringify(status));
     else for (const line of toLines(status, context.screen)) context.stdout(line);
     return isFine(status) ? 0 : 3;
@@ -53,6 +61,7 @@ export function toLines(status: Status, screen: Screen = PIPE): string[] {
     ...section('queue', describeQueues(status), ''),
     ...section('webhooks', describeWebhooks(status.events), ''),
     ['held', describeHeld(heldDeletions)],
+    ...describeGenerations(status.generations),
     ...section('budget', status.budget.map(describeBudget), 'no request sent yet'),
     ...(lastError ? [['last error', `${lastError.message} (${toMoment(lastError.at)})`]] : []),
   ];
@@ -157,6 +166,18 @@ function describeArrival(span: string, lossRate: number | null, delay: number | 
 
 function describeHeld(held: number): string {
   return held === 0 ? 'none' : `${countOf(held, 'deletion')} (\`rollcall deletions list\`)`;
+}
+
+/** Only where there is anything beside the tables that are read. */
+function describeGenerations({ hasNext, previous }: OtherGenerations): string[][] {
+  const next = 'not ended (`rollcall rebuild` goes on, `--discard` gives it up)';
+  const back = (until: string) =>
+    `users_previous is kept until ${toMoment(until)} (\`rollcall rebuild --rollback\` goes back)`;
+  const lines = [
+    ...(hasNext ? [next] : []),
+    ...(previous === null ? [] : [back(previous.keptUntil)]),
+  ];
+  return lines.length === 0 ? [] : section('rebuild', lines, '');
 }
 
 function describeBudget(budget: Status['budget'][number]): string {

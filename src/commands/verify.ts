@@ -1,5 +1,11 @@
 import { hasCompletedSweep } from '../pull/ledger.ts';
-import { countDrift, totalOf, type Verification } from '../pull/drift.ts';
+import {
+  countDrift,
+  totalOf,
+  type Drift,
+  type DriftCounts,
+  type Verification,
+} from '../pull/drift.ts';
 import { verifyMirror } from '../pull/verify.ts';
 import { whileLogged } from '../mirror/adminLog.ts';
 import { readLastProof } from '../readers/runs.ts';
@@ -57,17 +63,13 @@ export async function run(context: CommandContext, options: CommandOptions): Pro
 /** The report for a person: counts, then who differs and in what, then what to do. Pure. */
 export function toLines(answer: Answer, repair: boolean): string[] {
   const { compared, requests, drift, driftPpm, lastProof } = answer;
-  const { missing, extra, different } = drift;
+  const counts = countDrift(drift);
+  const { missing, extra, different } = counts;
   return [
     `${countOf(compared, 'user')} compared with ${countOf(requests, 'request')}: ` +
-      `${missing.length} missing, ${extra.length} extra, ${different.length} different ` +
+      `${missing} missing, ${extra} extra, ${different} different ` +
       `(drift ${driftPpm.toFixed(1)} ppm)`,
-    ...list('missing', missing),
-    ...list('extra', extra),
-    ...list(
-      'different',
-      different.map(({ userId, fields }) => `${userId}: ${fields.join(', ')}`),
-    ),
+    ...listDrift(drift, counts),
     ...remedy(answer, repair),
     `last proof ${lastProof === null ? 'none yet' : toMoment(lastProof)}`,
   ];
@@ -78,9 +80,20 @@ function toMoment(instant: string): string {
   return `${instant.slice(0, 19).replace('T', ' ')} UTC`;
 }
 
-function list(what: string, users: readonly string[]): string[] {
+/** Who differs and in what, the first of each kind. Pure. */
+export function listDrift({ missing, extra, different }: Drift, counts: DriftCounts): string[] {
+  const fieldsOf = ({ userId, fields }: Drift['different'][number]) =>
+    `${userId}: ${fields.join(', ')}`;
+  return [
+    ...list('missing', missing, counts.missing),
+    ...list('extra', extra, counts.extra),
+    ...list('different', different.map(fieldsOf), counts.different),
+  ];
+}
+
+function list(what: string, users: readonly string[], count: number): string[] {
   const lines = users.slice(0, LISTED).map((user) => `  ${what} ${user}`);
-  const others = users.length - LISTED;
+  const others = count - lines.length;
   return others > 0 ? [...lines, `  … and ${others} more ${what}`] : lines;
 }
 

@@ -29,6 +29,7 @@ async function begin(users: number): Promise<Scene> {
 }
 
 const PLAIN: Status = {
+  generations: { hasNext: false, previous: null },
   asOf: '2026-11-21 01:20:00+00',
   lagSeconds: 12,
   sentence: 'Complete as of 12 s ago',
