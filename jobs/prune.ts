@@ -1,6 +1,7 @@
 import { z } from 'zod';
 
 import { reduceTombstones } from '../src/apply/tombstones.ts';
+import { pruneFeed } from '../src/feed/prune.ts';
 import { pruneEvents } from '../src/inbox/prune.ts';
 import { pruneLedger } from '../src/pull/prune.ts';
 import { dropStale } from '../src/rebuild/previous.ts';
@@ -14,23 +15,26 @@ export interface PruneDeps {
   readonly eventDays: number;
   /** `TOMBSTONE_RETENTION_DAYS`. */
   readonly tombstoneDays: number;
+  /** `FEED_RETENTION_DAYS`. */
+  readonly feedDays: number;
 }
 
 /** Steps of a run, each of a thousand rows: a million events are some 5 s, as many tombstones two minutes. */
 const STEPS = 1_000;
 
-/** Removes what is kept no longer: events, last snapshots of the deleted, the ledger, replaced tables. Asks Descope nothing. */
+/** Removes what is kept no longer: events, last snapshots of the deleted, the feed, the ledger, replaced tables. Asks Descope nothing. */
 export const prune = defineJob({
   name: 'prune',
   queue: 'pulls',
   payload: z.strictObject({}),
   options: { attempts: 1, ...KEEP },
   async process(deps: { readonly prune: PruneDeps }, _payload, signal): Promise<void> {
-    const { mirror, eventDays, tombstoneDays } = deps.prune;
+    const { mirror, eventDays, tombstoneDays, feedDays } = deps.prune;
     // One that fails holds up none of the others, least of all what is personal.
     const ended = await Promise.allSettled([
       reduceTombstones(mirror, { days: tombstoneDays, steps: STEPS }, signal),
       pruneEvents(mirror, { days: eventDays, steps: STEPS }, signal),
+      pruneFeed(mirror, { days: feedDays, steps: STEPS }, signal),
       pruneLedger(mirror, STEPS, signal),
       dropStale(mirror, tombstoneDays),
     ]);

@@ -152,6 +152,7 @@ export const settings = {
   EVENT_ARCHIVE: z.enum(['users', 'all'], { error: 'must be users or all' }).default('users'),
   EVENT_RETENTION_DAYS: wholeNumber(30, 1, 36_500),
   TOMBSTONE_RETENTION_DAYS: wholeNumber(30, 1, 36_500),
+  FEED_RETENTION_DAYS: wholeNumber(30, 1, 36_500),
   WORKER_CONCURRENCY: wholeNumber(200, 1, 10_000),
   LOG_LEVEL: z
     .enum(['trace', 'debug', 'info', 'warn', 'error', 'silent'], {

@@ -136,8 +136,12 @@ function countApplied(metrics: Metrics, applied: Applied): void {
 }
 
 function toPruneDeps(config: Config, mirror: Mirror): PruneDeps {
-  const { EVENT_RETENTION_DAYS: eventDays, TOMBSTONE_RETENTION_DAYS: tombstoneDays } = config;
-  return { mirror, eventDays, tombstoneDays };
+  return {
+    mirror,
+    eventDays: config.EVENT_RETENTION_DAYS,
+    tombstoneDays: config.TOMBSTONE_RETENTION_DAYS,
+    feedDays: config.FEED_RETENTION_DAYS,
+  };
 }
 
 /** The SDK within the budget, patient, every attempt counted. */

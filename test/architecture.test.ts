@@ -112,11 +112,12 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   'src/webhook': ['src/inbox', 'src/mirror'],
   'src/doctor': ['src/descope', 'src/mirror', 'src/inbox', 'src/pull', 'src/readers'],
   'src/http': ['src/webhook', 'src/inbox', 'src/readers', 'src/mirror'],
+  'src/feed': ['src/mirror'],
   // Of itself: what it has told of every minute.
   'src/history': ['src/mirror'],
   jobs: [
     ...['src/descope', 'src/inbox', 'src/pull', 'src/apply', 'src/mirror', 'src/readers'],
-    ...['src/history', 'src/rebuild'],
+    ...['src/history', 'src/rebuild', 'src/feed'],
   ],
   composition: [
     ...['src/descope', 'src/inbox', 'src/pull', 'src/apply', 'src/mirror', 'src/webhook'],
@@ -149,6 +150,7 @@ const FENCES: readonly (readonly [vendor: RegExp, places: readonly string[]])[] 
     /^(drizzle-orm(\/.*)?|pg)$/,
     [
       ...['src/mirror/', 'src/inbox/', 'src/apply/', 'src/pull/', 'src/readers/', 'src/history/'],
+      'src/feed/',
       // The budget, and what was learnt about the project, are shared through the database.
       ...['src/descope/', 'jobs/'],
       // It makes tables beside those of the mirror, and swaps them.

@@ -54,6 +54,7 @@ describe('parseConfig', () => {
       EVENT_ARCHIVE: 'users',
       EVENT_RETENTION_DAYS: 30,
       TOMBSTONE_RETENTION_DAYS: 30,
+      FEED_RETENTION_DAYS: 30,
       WORKER_CONCURRENCY: 200,
       LOG_LEVEL: 'info',
       OTEL_SERVICE_NAME: 'rollcall',

@@ -14,10 +14,13 @@ const ROWS_A_STEP = 10_000;
 export async function adoptRestoredFeed({ db, t }: Pick<Mirror, 'db' | 't'>): Promise<void> {
   const foreign = await rows(
     db,
-    sql`select 1 from ${t.userChanges}
+    sql`select 1 from (select transaction_id from ${t.userChanges}
+                       union all select transaction_id from ${t.feedPruned}) as known
         where transaction_id >= pg_snapshot_xmax(pg_current_snapshot()) limit 1`,
   );
   if (foreign.length === 0) return;
+  // What was pruned stays pruned, and will lie before all of them; nobody's cursor names that place.
+  await db.execute(sql`update ${t.feedPruned} set transaction_id = '1', seq = 0 where seq > 0`);
   // From the oldest on: the last ones are mostly those of the future, so a killed process begins again.
   for (let before: number | null = null; ;) {
     const step: { seq: number }[] = await rows<{ seq: number }>(

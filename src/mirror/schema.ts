@@ -389,6 +389,92 @@ export function mirrorTables(schemaName: string, generation: Generation = '') {
     outcome: text('outcome').notNull(),
   });
 
+  /**
+   * Where the feed begins: the last row that was pruned, in the feed's own order. Moved in the statement that
+   * deletes, so that a cursor whose next rows are gone is never taken for one that has read all.
+   */
+  const feedPruned = schema.table('feed_pruned', {
+    /** There is one feed, and one row at most. */
+    feed: text('feed').primaryKey(),
+    transactionId: xid8('transaction_id').notNull().default('0'),
+    seq: bigint('seq', { mode: 'number' }).notNull().default(0),
+    /** `FEED_RETENTION_DAYS`, as the last pruning had it. */
+    keptDays: integer('kept_days'),
+    prunedAt: instant('pruned_at'),
+  });
+
+  /** How far consumers have come that let us keep their place; see `confirm_changes()`. */
+  const feedCursors = schema.table('feed_cursors', {
+    name: text('name').primaryKey(),
+    cursor: text('cursor').notNull(),
+    movedAt: instant('moved_at')
+      .notNull()
+      .default(sql`clock_timestamp()`),
+    begunAt: instant('begun_at')
+      .notNull()
+      .default(sql`clock_timestamp()`),
+  });
+
+  /** Whom changes are posted to, and how far into the feed their deliveries have been put down. */
+  const outgoingEndpoints = schema.table('outgoing_endpoints', {
+    /** A hash of the address, which may hold a secret. */
+    endpointId: text('endpoint_id').primaryKey(),
+    host: text('host').notNull(),
+    cursor: text('cursor').notNull(),
+    /** active | disabled (it answered 410) | cut off (its next changes were pruned) | removed (no longer set). */
+    state: text('state').notNull().default('active'),
+    reason: text('reason'),
+    changedAt: instant('changed_at')
+      .notNull()
+      .default(sql`clock_timestamp()`),
+  });
+
+  /** A change on its way to an endpoint, and afterwards the log of that. */
+  const outgoingDeliveries = schema.table(
+    'outgoing_deliveries',
+    {
+      /** In the order of the feed, for each endpoint. */
+      deliveryId: bigint('delivery_id', { mode: 'number' })
+        .primaryKey()
+        .generatedAlwaysAsIdentity(),
+      endpointId: text('endpoint_id').notNull(),
+      /** The same at each attempt: receivers know repeats by it. */
+      webhookId: text('webhook_id').notNull(),
+      cursor: text('cursor').notNull(),
+      userId: text('user_id').notNull(),
+      kind: text('kind').notNull(),
+      changed: textArray('changed'),
+      observedAt: instant('observed_at').notNull(),
+      witness: text('witness').notNull(),
+      writtenAt: instant('written_at').notNull(),
+      /** waiting → delivered | parked → waiting (replayed) | dropped */
+      state: text('state').notNull().default('waiting'),
+      attempts: integer('attempts').notNull().default(0),
+      dueAt: instant('due_at')
+        .notNull()
+        .default(sql`clock_timestamp()`),
+      /** Until then somebody is posting it. */
+      takenUntil: instant('taken_until'),
+      /** HTTP status of the last answer; null where none came. */
+      status: integer('status'),
+      error: text('error'),
+      endedAt: instant('ended_at'),
+    },
+    (t) => [
+      index('outgoing_deliveries_due')
+        .on(t.endpointId, t.dueAt)
+        .where(sql`state = 'waiting'`),
+      // What holds back a user's later ones.
+      index('outgoing_deliveries_user')
+        .on(t.endpointId, t.userId, t.deliveryId)
+        .where(sql`state in ('waiting', 'parked')`),
+      index('outgoing_deliveries_taken')
+        .on(t.endpointId, t.takenUntil)
+        .where(sql`taken_until is not null`),
+      index('outgoing_deliveries_ended').on(t.endedAt),
+    ],
+  );
+
   /** Custom attributes that are shown as typed columns of `live_users_with_attributes`. */
   const attributes = schema.table('attributes', {
     /** As Descope names it. */
@@ -495,6 +581,10 @@ export function mirrorTables(schemaName: string, generation: Generation = '') {
     learnt,
     statusHistory,
     adminLog,
+    feedPruned,
+    feedCursors,
+    outgoingEndpoints,
+    outgoingDeliveries,
     attributes,
     liveUsers,
     tenantMembers,
@@ -519,6 +609,10 @@ export const {
   learnt,
   statusHistory,
   adminLog,
+  feedPruned,
+  feedCursors,
+  outgoingEndpoints,
+  outgoingDeliveries,
   attributes,
   liveUsers,
   tenantMembers,

@@ -14,7 +14,7 @@ import { testRedisUrl } from '../support/redis.ts';
 /** Of each kind so many are older than 10 days, and as many are not. */
 const OLD = 1_500;
 
-/** A mirror whose events, tombstones and runs of the audit pull are half of yesterday, half of 40 days ago. */
+/** A mirror whose events, tombstones, changes and runs of the audit pull are half of yesterday, half of 40 days ago. */
 async function begin(): Promise<{ mirror: Mirror; url: string; left: () => Promise<unknown> }> {
   const database = await createTestDatabase();
   onTestFinished(() => database.drop());
@@ -30,6 +30,9 @@ async function begin(): Promise<{ mirror: Mirror; url: string; left: () => Promi
     insert into ${t.users} (user_id, raw, observed_at, changed_at, deleted_at, witness)
     select n, '{"userId": "x"}', now() - ${days}, now() - ${days}, now() - ${days}, 'sweep' ${each}`);
   await db.execute(sql`
+    insert into ${t.userChanges} (user_id, kind, observed_at, witness, written_at)
+    select n, 'deleted', now() - ${days}, 'sweep', now() - ${days} ${each} order by n`);
+  await db.execute(sql`
     insert into ${t.syncRuns} (pull, reason, outcome, finished_at)
     select 'audit', 'schedule', 'complete', now() - ${days} ${each}`);
   const left = async () => {
@@ -38,6 +41,7 @@ async function begin(): Promise<{ mirror: Mirror; url: string; left: () => Promi
       sql`select (select count(*)::int from ${t.events}) as events,
                  (select count(*)::int from ${t.users} where raw <> '{}') as snapshots,
                  (select count(*)::int from ${t.users}) as tombstones,
+                 (select count(*)::int from ${t.userChanges}) as changes,
                  (select count(*)::int from ${t.syncRuns}) as runs`,
     );
     return counts;
@@ -45,10 +49,10 @@ async function begin(): Promise<{ mirror: Mirror; url: string; left: () => Promi
   return { mirror, url: database.url, left };
 }
 
-const PRUNED = { events: OLD, snapshots: OLD, tombstones: 2 * OLD, runs: OLD };
+const PRUNED = { events: OLD, snapshots: OLD, tombstones: 2 * OLD, changes: OLD, runs: OLD };
 
 const toDeps = (mirror: Mirror): { prune: PruneDeps } => ({
-  prune: { mirror, eventDays: 10, tombstoneDays: 10 },
+  prune: { mirror, eventDays: 10, tombstoneDays: 10, feedDays: 10 },
 });
 
 const kinds = [

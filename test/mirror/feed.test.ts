@@ -10,67 +10,33 @@ import { createRandom } from '../../src/simulator/random.ts';
 import { adoptRestoredFeed } from '../../src/mirror/restored.ts';
 import { createTestDatabase, type TestDatabase } from '../support/database.ts';
 
+import {
+  clearFeed,
+  Consumer,
+  expectEverything,
+  keepAllChanges,
+  NamedConsumer,
+  prune,
+  type Change,
+} from './feedReaders.ts';
+
 import type pg from 'pg';
 import type { Observation } from '../../src/observation.ts';
 
 let database: TestDatabase;
 beforeAll(async () => {
   database = await createTestDatabase();
+  await keepAllChanges(database);
 });
 afterAll(() => database.drop());
 
-async function clear(): Promise<void> {
-  const { db, t } = database.mirror;
-  await db.execute(sql`truncate ${t.users}, ${t.userTenants}, ${t.userChanges}`);
-}
-
-interface Change {
-  readonly seq: string;
-  readonly userId: string;
-  readonly kind: string;
-  readonly cursor: string;
-}
+const clear = () => clearFeed(database);
 
 function changesSince(cursor: string | null, most: number): Promise<Change[]> {
   return rows<Change>(
     database.mirror.db,
     sql`select seq, user_id as "userId", kind, cursor from descope.changes_since(${cursor}, ${most})`,
   );
-}
-
-/** What a consumer makes of the feed: who is there. */
-class Consumer {
-  readonly seqs: string[] = [];
-  readonly live = new Set<string>();
-  #cursor: string | null = null;
-
-  /** Reads once; tells whether there was anything. */
-  async read(most: number): Promise<boolean> {
-    const changes = await changesSince(this.#cursor, most);
-    for (const { seq, userId, kind, cursor } of changes) {
-      this.seqs.push(seq);
-      if (kind === 'deleted') this.live.delete(userId);
-      else this.live.add(userId);
-      this.#cursor = cursor;
-    }
-    return changes.length > 0;
-  }
-
-  async readAll(): Promise<void> {
-    while (await this.read(100)) continue;
-  }
-}
-
-/** Every row once, and the mirror's own users. */
-async function expectEverything(consumer: Consumer): Promise<void> {
-  const { db, t } = database.mirror;
-  const all = await rows<{ seq: string }>(db, sql`select seq from ${t.userChanges}`);
-  expect(consumer.seqs.toSorted()).toEqual(all.map(({ seq }) => seq).toSorted());
-  const live = await rows<{ userId: string }>(
-    db,
-    sql`select user_id as "userId" from ${t.liveUsers}`,
-  );
-  expect([...consumer.live].sort()).toEqual(live.map(({ userId }) => userId).sort());
 }
 
 /** Later calls are later observations, so each of them that tells something new is written. */
@@ -98,7 +64,9 @@ type Move =
       readonly isThere: boolean;
     }
   | { readonly kind: 'commit' | 'rollback'; readonly writer: number }
-  | { readonly kind: 'read'; readonly most: number };
+  | { readonly kind: 'read'; readonly most: number }
+  | { readonly kind: 'readNamed'; readonly most: number; readonly share: number }
+  | { readonly kind: 'prune'; readonly newest: number };
 
 const writer = fc.nat({ max: WRITERS - 1 });
 const move: fc.Arbitrary<Move> = fc.oneof(
@@ -118,6 +86,21 @@ const move: fc.Arbitrary<Move> = fc.oneof(
     arbitrary: fc.record({
       kind: fc.constant('read' as const),
       most: fc.integer({ min: 1, max: 3 }),
+    }),
+  },
+  {
+    weight: 2,
+    arbitrary: fc.record({
+      kind: fc.constant('readNamed' as const),
+      most: fc.integer({ min: 1, max: 3 }),
+      share: fc.constantFrom(0, 0.5, 1),
+    }),
+  },
+  {
+    weight: 1,
+    arbitrary: fc.record({
+      kind: fc.constant('prune' as const),
+      newest: fc.constantFrom(0, 0, 0, 1, 3),
     }),
   },
 );
@@ -165,11 +148,14 @@ async function play(moves: readonly Move[]): Promise<void> {
   const clients: pg.PoolClient[] = [];
   for (let at = 0; at < WRITERS; at++) clients.push(await database.mirror.pool.connect());
   const table = new Table(clients);
-  const consumer = new Consumer();
+  const consumer = new Consumer(database);
+  const named = new NamedConsumer(database, 'search');
   try {
     for (const next of moves) {
       if (next.kind === 'write') await table.write(next.writer, next.user, next.isThere);
       else if (next.kind === 'read') await consumer.read(next.most);
+      else if (next.kind === 'readNamed') await named.readAndConfirm(next.most, next.share);
+      else if (next.kind === 'prune') await prune(database, await seqBefore(next.newest));
       else await table.end(next.writer, next.kind);
     }
     await table.endAll();
@@ -178,11 +164,23 @@ async function play(moves: readonly Move[]): Promise<void> {
     for (const client of clients) client.release();
   }
   await consumer.readAll();
-  await expectEverything(consumer);
+  await expectEverything(database, consumer);
+  await named.readAll();
+  await expectEverything(database, named);
+}
+
+/** The seq that all but the newest so many of the committed rows lie at or below. */
+async function seqBefore(newest: number): Promise<number> {
+  const { db, t } = database.mirror;
+  const [row] = await rows<{ seq: number }>(
+    db,
+    sql`select coalesce(max(seq), 0)::float8 - ${newest}::int as seq from ${t.userChanges}`,
+  );
+  return row?.seq ?? 0;
 }
 
 describe('changes_since()', () => {
-  it('skips nothing and repeats nothing, however transactions overlap', async () => {
+  it('skips nothing and repeats nothing, however transactions overlap and rows are pruned: or it says so', async () => {
     await fc.assert(fc.asyncProperty(fc.array(move, { minLength: 5, maxLength: 40 }), play), {
       numRuns: 60,
     });
@@ -202,9 +200,37 @@ describe('changes_since()', () => {
     ]);
   });
 
+  it('prunes nothing that a transaction under way may still write before', async () => {
+    await play([
+      { kind: 'write', writer: 0, user: 0, isThere: true },
+      { kind: 'write', writer: 1, user: 1, isThere: true },
+      { kind: 'commit', writer: 1 },
+      { kind: 'prune', newest: 0 },
+      { kind: 'read', most: 3 },
+      { kind: 'readNamed', most: 3, share: 1 },
+      { kind: 'commit', writer: 0 },
+    ]);
+  });
+
+  it("keeps a user's changes in their order where the one before was pruned", async () => {
+    await play([
+      { kind: 'write', writer: 0, user: 0, isThere: true },
+      { kind: 'write', writer: 1, user: 1, isThere: true },
+      { kind: 'commit', writer: 1 },
+      { kind: 'read', most: 3 },
+      { kind: 'commit', writer: 0 },
+      { kind: 'prune', newest: 0 },
+      { kind: 'write', writer: 2, user: 3, isThere: true },
+      { kind: 'write', writer: 0, user: 1, isThere: false },
+      { kind: 'commit', writer: 0 },
+      { kind: 'read', most: 3 },
+      { kind: 'write', writer: 2, user: 1, isThere: true },
+    ]);
+  });
+
   it('rebuilds the mirror from 20,000 changes of four writers while they write', async () => {
     await clear();
-    const consumer = new Consumer();
+    const consumer = new Consumer(database);
     let left = 20_000;
     let writing = 4;
     const write = async (at: number) => {
@@ -227,7 +253,7 @@ describe('changes_since()', () => {
     await Promise.all([0, 1, 2, 3].map(write));
     expect(writing).toBe(0);
     await consumer.readAll();
-    await expectEverything(consumer);
+    await expectEverything(database, consumer);
   });
 
   it('does not wait for transactions that write elsewhere', async () => {
@@ -300,7 +326,7 @@ describe('changes_since()', () => {
   it('shows what a dump of another server brought, once that is adopted', async () => {
     const { mirror } = database;
     await clear();
-    const consumer = new Consumer();
+    const consumer = new Consumer(database);
     await transaction(mirror, (tx) => apply(tx, look('U1', true)));
     await transaction(mirror, (tx) => apply(tx, look('U1', false)));
     await mirror.db.execute(
@@ -312,7 +338,7 @@ describe('changes_since()', () => {
     await transaction(mirror, (tx) => apply(tx, look('U1', true), look('U2', true)));
 
     await consumer.readAll();
-    await expectEverything(consumer);
+    await expectEverything(database, consumer);
   });
 
   it('hands over no more than asked for', async () => {

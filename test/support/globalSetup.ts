@@ -59,7 +59,7 @@ async function startPostgres(releases: ReleaseStack, hostFile: string): Promise<
     ].flatMap((flag) => ['-c', flag]),
   });
   releases.push('postgres', () => postgres.stop());
-  await query(postgres.adminUrl, 'alter role rollcall createdb');
+  await query(postgres.adminUrl, 'alter role rollcall createdb createrole');
   return postgres.url;
 }
 
