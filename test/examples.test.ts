@@ -1,3 +1,4 @@
+import { sql } from 'drizzle-orm';
 import { cp, mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -6,6 +7,7 @@ import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vites
 
 import { applyObservations } from '../src/apply/apply.ts';
 import { toUserRow } from '../src/descope/users.ts';
+import { pruneFeed } from '../src/feed/prune.ts';
 import { databaseNow, transaction } from '../src/mirror/database.ts';
 import { createTestDatabase, type TestDatabase } from './support/database.ts';
 import { compile, installPacked, run } from './support/packed.ts';
@@ -86,6 +88,27 @@ describe('the examples, against the packed package', () => {
 
   it('drizzle: how many users a tenant has', async () => {
     expect(await runExample('drizzle.js')).toEqual(['T2acme 3']);
+  });
+
+  it('a named cursor: each run goes on where the last one ended, or begins again', async () => {
+    const run = () => runExample('namedCursor.js');
+    const everyone = ['U1', 'U2', 'U3'].map((userId) => `subscribe ${userId}@example.com`);
+    expect(await run()).toEqual(everyone);
+    expect(await run()).toEqual(['']);
+    const { mirror } = database;
+    const observedAt = await databaseNow(mirror);
+    await transaction(mirror, (tx) =>
+      applyObservations(tx, mirror.t, [{ kind: 'absent', userId: 'U2', observedAt }], 'manual'),
+    );
+    expect(await run()).toEqual(['unsubscribe U2']);
+
+    await mirror.db.execute(sql`delete from ${mirror.t.feedCursors}`);
+    await mirror.db.execute(
+      sql`update ${mirror.t.userChanges} set written_at = now() - interval '2 days'`,
+    );
+    await pruneFeed(mirror, { days: 1, steps: 1 }, new AbortController().signal);
+    expect(await run()).toEqual([everyone[0], everyone[2]]);
+    expect(await run()).toEqual(['']);
   });
 
   it('the feed: a search index, without those who are gone', async () => {

@@ -1,21 +1,21 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 
+import { read, type Reader } from './reader.ts';
+
+export {
+  changes,
+  confirmChanges,
+  feedHead,
+  isCursorTooOld,
+  type Change,
+  type ChangesOptions,
+} from './feed.ts';
+export type { Queryable, Reader } from './reader.ts';
+
 /*
  * What applications import as `rollcall/readers`: typed reads of the mirror, through a connection of
- * their own. Nothing here writes, and nothing asks Descope.
+ * their own. Nothing here writes but `confirmChanges`, and nothing asks Descope.
  */
-
-/** Whatever sends a statement to Postgres and gives back its rows: a `pg.Pool`, or a client of one. */
-export interface Queryable {
-  query(text: string, values: unknown[]): Promise<{ rows: unknown[] }>;
-}
-
-/** Where the mirror is. */
-export interface Reader {
-  readonly db: Queryable;
-  /** The mirror's schema (`MIRROR_SCHEMA`); `descope` where absent. */
-  readonly schema?: string;
-}
 
 /** A live user. */
 export interface User {
@@ -48,18 +48,6 @@ export interface User {
    * about this user; while a deletion of the user is suspected or held, only the last look counts.
    */
   readonly asOf: Date;
-}
-
-/** One row of the feed. */
-export interface Change {
-  /** To go on from: store it once the change is dealt with. */
-  readonly cursor: string;
-  readonly userId: string;
-  readonly kind: 'created' | 'updated' | 'deleted' | 'restored';
-  /** Names of the fields that changed, as Descope's API has them; empty unless `updated`. */
-  readonly changed: readonly string[];
-  readonly observedAt: Date;
-  readonly witness: string;
 }
 
 /** What the mirror has seen of a user. */
@@ -149,46 +137,6 @@ export async function usersWithRole(
   );
 }
 
-export interface ChangesOptions {
-  /** The cursor of the last change dealt with; null or absent: from the beginning. */
-  readonly after?: string | null;
-  /** Ends the iteration. Without it the iteration ends once there is nothing more to read. */
-  readonly follow?: AbortSignal;
-  /** How long to wait before asking again when following, in ms; 1 s where absent. */
-  readonly everyMs?: number;
-  /** Rows a statement; 1,000 where absent. */
-  readonly batch?: number;
-}
-
-/**
- * The feed: every change once, a user's own in their order, however late a transaction was committed.
- * Deal with a change, then store its cursor: what was not stored comes again.
- */
-export async function* changes(
-  reader: Reader,
-  options: ChangesOptions = {},
-): AsyncGenerator<Change, void, undefined> {
-  const { follow, everyMs = 1_000, batch = 1_000 } = options;
-  let after = options.after ?? null;
-  while (follow?.aborted !== true) {
-    const found = await read<Change>(
-      reader,
-      (
-        schema,
-      ) => `select cursor, user_id as "userId", kind, changed, observed_at as "observedAt", witness
-                   from ${schema}.changes_since($1, $2)`,
-      [after, batch],
-    );
-    for (const change of found) {
-      yield change;
-      after = change.cursor;
-    }
-    if (found.length === batch) continue;
-    if (!follow) return;
-    await sleep(everyMs, undefined, { signal: follow }).catch(() => undefined);
-  }
-}
-
 export interface WaitOptions {
   /** 30 s where absent. */
   readonly timeoutMs?: number;
@@ -223,15 +171,4 @@ export async function waitFor(
     await sleep(ASK_EVERY_MS, undefined, { signal }).catch(() => undefined);
   }
   return null;
-}
-
-/** Rows of one statement; their shape is the promise of the statements above. */
-async function read<Row>(
-  { db, schema = 'descope' }: Reader,
-  statement: (quotedSchema: string) => string,
-  values: unknown[],
-): Promise<Row[]> {
-  const quoted = `"${schema.replaceAll('"', '""')}"`;
-  const { rows } = await db.query(statement(quoted), values);
-  return rows as Row[];
 }

@@ -1,11 +1,15 @@
-import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest';
 
 import { sql } from 'drizzle-orm';
 
+import { pruneFeed } from '../../src/feed/prune.ts';
 import { databaseNow } from '../../src/mirror/database.ts';
 import {
   changes,
+  confirmChanges,
+  feedHead,
   findUser,
+  isCursorTooOld,
   listUsers,
   usersOfTenant,
   usersWithRole,
@@ -25,7 +29,8 @@ beforeAll(async () => {
 afterAll(() => database.drop());
 beforeEach(async () => {
   const { db, t } = database.mirror;
-  await db.execute(sql`truncate ${t.users}, ${t.userTenants}, ${t.userChanges}`);
+  await db.execute(sql`
+    truncate ${t.users}, ${t.userTenants}, ${t.userChanges}, ${t.feedPruned}, ${t.feedCursors}`);
 });
 
 const see = (users: Readonly<Record<string, Answer | null>>) => look(database.mirror, users);
@@ -126,6 +131,67 @@ describe('changes', () => {
       else stop.abort();
     }
     expect(seen).toEqual(['U1', 'U2']);
+  });
+});
+
+describe('changes of a consumer whose cursor is kept', () => {
+  const ids = (list: readonly Change[]) => list.map(({ userId }) => userId);
+  const readAs = (consumer: string, batch = 10) => toList(changes(reader, { consumer, batch }));
+
+  it('goes on where the last iteration ended', async () => {
+    await see({ U1: {}, U2: {}, U3: {} });
+    expect(ids(await readAs('a', 2))).toEqual(['U1', 'U2', 'U3']);
+    await see({ U4: {} });
+    expect(ids(await readAs('a'))).toEqual(['U4']);
+    expect(ids(await readAs('b'))).toEqual(['U1', 'U2', 'U3', 'U4']);
+  });
+
+  it('brings again what the loop was left at, and nothing before it', async () => {
+    await see({ U1: {}, U2: {}, U3: {} });
+    for await (const { userId } of changes(reader, { consumer: 'a' })) {
+      if (userId === 'U2') break;
+    }
+    expect(ids(await readAs('a'))).toEqual(['U2', 'U3']);
+
+    await see({ U4: {}, U5: {} });
+    const failing = async () => {
+      for await (const { userId } of changes(reader, { consumer: 'a' })) {
+        if (userId === 'U5') throw new Error('the index is away');
+      }
+    };
+    await expect(failing()).rejects.toThrow('the index is away');
+    expect(ids(await readAs('a'))).toEqual(['U5']);
+  });
+
+  it('confirms each second of a long batch', async () => {
+    await see({ U1: {}, U2: {}, U3: {} });
+    for await (const { userId } of changes(reader, { consumer: 'a' })) {
+      if (userId === 'U1') vi.spyOn(performance, 'now').mockReturnValue(performance.now() + 1_000);
+      // Asked by somebody else while the first loop is still at it.
+      if (userId === 'U3') expect(ids(await readAs('a'))).toEqual(['U2', 'U3']);
+    }
+    vi.restoreAllMocks();
+  });
+
+  it('begins after a snapshot, and says when that is needed', async () => {
+    await see({ U1: {}, U2: {} });
+    const { db, t } = database.mirror;
+    await db.execute(sql`update ${t.userChanges} set written_at = now() - interval '2 days'`);
+    await pruneFeed(database.mirror, { days: 1, steps: 1 }, new AbortController().signal);
+    const error = await readAs('a').catch((thrown: unknown) => thrown);
+    expect(isCursorTooOld(error)).toBe(true);
+    expect(isCursorTooOld(new Error('another'))).toBe(false);
+
+    const head = await feedHead(reader);
+    await see({ U3: {} });
+    expect(await confirmChanges(reader, 'a', head)).toBe(head);
+    expect(ids(await readAs('a'))).toEqual(['U3']);
+  });
+
+  it('is not for one who has a cursor of its own', async () => {
+    await expect(toList(changes(reader, { consumer: 'a', after: '1-1' }))).rejects.toThrow(
+      'a cursor or a consumer, not both',
+    );
   });
 });
 
