@@ -192,6 +192,16 @@ function createStatusMeters({ gauge, counter }: ReturnType<typeof createMakers>)
       'Answers of 429 that silenced a budget, of all processes together',
       { budget: BUDGETS },
     ),
+    consumerLag: gauge(
+      'rollcall_feed_consumer_lag_seconds',
+      'How old the first change is that the consumer furthest behind has not confirmed, in seconds; absent where no cursor is kept',
+      {},
+    ),
+    consumerUsed: gauge(
+      'rollcall_feed_consumer_used_ratio',
+      'That age as a share of FEED_RETENTION_DAYS; 1: changes were pruned before they were read',
+      {},
+    ),
     budgetSilence: gauge(
       'rollcall_budget_silence_seconds',
       'How long a budget is silent yet after an answer of 429, in seconds; 0 where it is not',

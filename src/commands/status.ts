@@ -1,5 +1,6 @@
 import { readGenerations, type OtherGenerations } from '../mirror/generations.ts';
 import { describeAge } from '../readers/age.ts';
+import { COUNTED } from '../readers/consumers.ts';
 import { listParkedReasons, type ParkedReason } from '../readers/parked.ts';
 import { readQueueCounts } from '../queueCounts.ts';
 import { createStatusReader } from '../readers/status.ts';
@@ -63,6 +64,9 @@ export function toLines(status: Status, screen: Screen = PIPE): string[] {
     ['held', describeHeld(heldDeletions)],
     ...describeGenerations(status.generations),
     ...section('budget', status.budget.map(describeBudget), 'no request sent yet'),
+    ...(status.consumers.length > 0
+      ? section('consumers', status.consumers.map(describeConsumer), '')
+      : []),
     ...(lastError ? [['last error', `${lastError.message} (${toMoment(lastError.at)})`]] : []),
   ];
   const table = rows.map(([heading = '', ...cells]) => [paint.dim(heading), ...cells]);
@@ -184,6 +188,18 @@ function describeBudget(budget: Status['budget'][number]): string {
   const { name, granted, throttled, silentUntil } = budget;
   const silent = silentUntil === null ? '' : `, silent until ${toMoment(silentUntil)}`;
   return `${name.padEnd('audit'.length)}  ${granted} sent, ${throttled} throttled${silent}`;
+}
+
+/** Told of in time: from when on half of what a consumer may be behind is used up. */
+const WARNED_RATIO = 0.5;
+
+function describeConsumer(consumer: Status['consumers'][number]): string {
+  const { name, changes, lagSeconds, leftSeconds, usedRatio, isCutOff } = consumer;
+  if (isCutOff) return `${name}  cut off: it has to take a snapshot and begin from feed_head()`;
+  if (changes === 0) return `${name}  has read everything`;
+  const behind = `${name}  ${countOf(changes, 'change')}${changes >= COUNTED ? ' or more' : ''} behind, the first ${describeAge(lagSeconds)} old`;
+  if (leftSeconds === null || (usedRatio ?? 0) < WARNED_RATIO) return behind;
+  return `${behind}: will be cut off in ${describeAge(leftSeconds)}`;
 }
 
 /** Names of pulls in a column. */

@@ -117,8 +117,7 @@ function toPlace(reader: Reader, { after = null, consumer }: ChangesOptions): Pl
   return keptPlaceOf(reader, consumer);
 }
 
-const COLUMNS =
-  'cursor, user_id as "userId", kind, changed, observed_at as "observedAt", witness';
+const COLUMNS = 'cursor, user_id as "userId", kind, changed, observed_at as "observedAt", witness';
 
 function placeOf(reader: Reader, from: string | null): Place {
   let after = from;

@@ -3,6 +3,7 @@ import { sql } from 'drizzle-orm';
 import { describeError } from '../errors.ts';
 import { rows, type Mirror } from '../mirror/database.ts';
 import { describeAge } from './age.ts';
+import { listConsumers } from './consumers.ts';
 import { keepFresh, type RefreshTiming } from './keepFresh.ts';
 import { countsOfRun } from './runs.ts';
 
@@ -20,7 +21,7 @@ import type {
   WatermarkView,
 } from './statusView.ts';
 
-type Db = Pick<Mirror, 'db' | 't'>;
+type Db = Pick<Mirror, 'db' | 't' | 'schema'>;
 
 /** Reads where the mirror stands; the queues' counts come from the function given, if any. */
 export type StatusReader = (queues?: () => Promise<readonly QueueView[]>) => Promise<StatusView>;
@@ -34,7 +35,7 @@ const BEHIND_SECONDS = 180;
 export function createStatusReader(mirror: Db, timing: RefreshTiming = {}): StatusReader {
   const readCounts = keepFresh(() => countMuch(mirror), timing);
   return async (queues = () => Promise.resolve([])) => {
-    const [counts, summary, watermarks, sweep, lastSweep, events, budget, lastError] =
+    const [counts, summary, watermarks, sweep, lastSweep, events, budget, consumers, lastError] =
       await Promise.all([
         readCounts(),
         readSummary(mirror),
@@ -43,6 +44,7 @@ export function createStatusReader(mirror: Db, timing: RefreshTiming = {}): Stat
         readLastSweep(mirror),
         readEvents(mirror),
         readBudgets(mirror),
+        listConsumers(mirror),
         readLastError(mirror),
       ]);
     const { lagSeconds, lossRate, webhookDelaySeconds, lastRuns, ...rest } = summary;
@@ -60,6 +62,7 @@ export function createStatusReader(mirror: Db, timing: RefreshTiming = {}): Stat
       events: { ...events, lossRate, lossRateDay, webhookDelaySeconds, webhookDelayDaySeconds },
       ...(await askQueues(queues)),
       budget,
+      consumers,
       lastSweep,
       lastError,
     };

@@ -15,6 +15,7 @@ export function setStatusGauges(metrics: Metrics, status: StatusView | null): vo
   setEvents(metrics, status);
   setQueues(metrics, status);
   setBudget(metrics, status);
+  setConsumers(metrics, status);
 }
 
 const STATES: readonly StatusState[] = ['complete', 'filling', 'behind', 'blocked'];
@@ -90,6 +91,15 @@ function setBudget(metrics: Metrics, status: StatusView | null): void {
     budgetThrottled.inc(budget, throttled);
     budgetSilence.set(budget, silentSeconds);
   }
+}
+
+/** Of the one furthest behind: their names would be labels without end. */
+function setConsumers(metrics: Metrics, status: StatusView | null): void {
+  const consumers = status?.consumers ?? [];
+  const [lagging] = consumers.map(({ lagSeconds }) => lagSeconds).sort((a, b) => b - a);
+  setOne(metrics.consumerLag, lagging);
+  const used = consumers.flatMap(({ usedRatio }) => (usedRatio === null ? [] : [usedRatio]));
+  setOne(metrics.consumerUsed, used.length === 0 ? null : Math.max(...used));
 }
 
 /** A gauge without labels shows 0 from its creation on, unless it is removed. */

@@ -102,6 +102,23 @@ export interface BudgetView {
   readonly silentSeconds: number;
 }
 
+/** A consumer of the feed whose cursor is kept. */
+export interface ConsumerView {
+  readonly name: string;
+  /** When it last confirmed something. */
+  readonly movedAt: string;
+  /** Changes it has not confirmed; 10,000 are counted at most. */
+  readonly changes: number;
+  /** How old the first of them is; 0 where there is none. */
+  readonly lagSeconds: number;
+  /** That age as a share of `FEED_RETENTION_DAYS`, 0 to 1; null until something was pruned for the first time. */
+  readonly usedRatio: number | null;
+  /** Until that change may be pruned; null where none is unread, or the retention is not known yet. */
+  readonly leftSeconds: number | null;
+  /** Reading on is refused: what follows was pruned, or the database was restored. */
+  readonly isCutOff: boolean;
+}
+
 /** The demo's own comparison with its simulated directory. */
 export interface DemoView {
   readonly equal: boolean;
@@ -134,6 +151,8 @@ export interface StatusView {
   readonly queueProblem: string | null;
   readonly heldDeletions: number;
   readonly budget: readonly BudgetView[];
+  /** Those furthest behind first, 100 at most. */
+  readonly consumers: readonly ConsumerView[];
   readonly lastSweep: LastSweepView | null;
   /** When the whole mirror was last proven, by a complete sweep or a verification; null: never. */
   readonly lastProof: string | null;

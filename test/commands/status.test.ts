@@ -8,6 +8,7 @@ import { createScreen } from '../../src/commands/screen.ts';
 import * as status from '../../src/commands/status.ts';
 import * as sync from '../../src/commands/sync.ts';
 import { toTable } from '../../src/commands/table.ts';
+import { pruneFeed } from '../../src/feed/prune.ts';
 import { recordEvents } from '../../src/inbox/record.ts';
 import { createStatusReader } from '../../src/readers/status.ts';
 import { parseRecord } from '../../src/inbox/parse.ts';
@@ -65,6 +66,7 @@ const PLAIN: Status = {
       ...{ silentUntil: '2026-11-21 01:21:00.25+00', silentSeconds: 60 },
     },
   ],
+  consumers: [],
   lastSweep: null,
   lastProof: null,
   lastProofAgeSeconds: null,
@@ -97,6 +99,33 @@ describe('the lines of status', () => {
       '            last day   1.0 % lost, median delay 1.3 s',
       'held        none',
       'budget      api    62 sent, 1 throttled, silent until 2026-11-21 01:21:00+00',
+    ]);
+  });
+
+  test('tell how far behind each consumer of the feed is, and warn before one is cut off', () => {
+    const day = 86_400;
+    const consumer = {
+      ...{ movedAt: '', changes: 1, lagSeconds: 5, usedRatio: 0, leftSeconds: 30 * day },
+      isCutOff: false,
+    };
+    const lines = status.toLines({
+      ...PLAIN,
+      consumers: [
+        { ...consumer, name: 'crm', isCutOff: true },
+        {
+          ...{ ...consumer, name: 'search', changes: 10_000, usedRatio: 0.8 },
+          ...{ lagSeconds: 24 * day, leftSeconds: 6 * day },
+        },
+        { ...consumer, name: 'mail' },
+        { ...consumer, name: 'warehouse', changes: 0, leftSeconds: null },
+      ],
+    });
+    const at = lines.findIndex((line) => line.startsWith('consumers'));
+    expect(lines.slice(at)).toEqual([
+      'consumers   crm  cut off: it has to take a snapshot and begin from feed_head()',
+      '            search  10000 changes or more behind, the first 24 days old: will be cut off in 6 days',
+      '            mail  1 change behind, the first 5 s old',
+      '            warehouse  has read everything',
     ]);
   });
 
@@ -328,6 +357,46 @@ describe('a status reader', () => {
                    ('new', interval '1 minute', null)) as e(id, received, applied)`);
     const { events } = await createStatusReader(s.database.mirror)();
     expect(events).toMatchObject({ appliedLastHour: 1, receivedLastHour: 1 });
+  });
+
+  it('knows how far each consumer is, what is left to it, and who was cut off', async () => {
+    const s = await begin(1);
+    const { mirror } = s.database;
+    const { db, t } = mirror;
+    await db.execute(sql`
+      insert into ${t.userChanges} (user_id, kind, observed_at, witness, written_at)
+      select n, 'created', now(), 'manual', now() - make_interval(days => 31 - n)
+      from generate_series(1, 30) as n order by n`);
+    const confirm = async (name: string, nth: number) => {
+      await db.execute(sql`
+        select descope.confirm_changes(${name}, cursor)
+        from (select cursor from descope.changes_since(null, ${nth})
+              order by seq desc limit 1) as read`);
+    };
+    await confirm('slow', 5);
+    await confirm('quick', 30);
+    await confirm('lost', 1);
+    const readStatus = createStatusReader(mirror);
+    expect((await readStatus()).consumers.map(({ usedRatio }) => usedRatio)).toContain(null);
+
+    await pruneFeed(mirror, { days: 28, steps: 1 }, new AbortController().signal);
+    const { consumers } = await readStatus();
+    expect(consumers).toMatchObject([
+      { name: 'lost', isCutOff: true, usedRatio: 1, leftSeconds: 0 },
+      { name: 'slow', isCutOff: false, changes: 25 },
+      {
+        name: 'quick',
+        isCutOff: false,
+        changes: 0,
+        lagSeconds: 0,
+        usedRatio: 0,
+        leftSeconds: null,
+      },
+    ]);
+    const [, slow] = consumers;
+    expect((slow?.lagSeconds ?? 0) / 86_400).toBeCloseTo(25, 1);
+    expect((slow?.leftSeconds ?? 0) / 86_400).toBeCloseTo(3, 1);
+    expect(slow?.usedRatio).toBeCloseTo(25 / 28, 2);
   });
 
   it('asks again at once after a failure', async () => {

@@ -36,6 +36,7 @@ const status: StatusView = {
   queueProblem: null,
   heldDeletions: 0,
   budget: [{ name: 'api', granted: 57, throttled: 1, silentUntil: null, silentSeconds: 0 }],
+  consumers: [],
   lastSweep: null,
   lastProof: null,
   lastProofAgeSeconds: null,

@@ -89,7 +89,9 @@ async function asReader(mayReadTables = true): Promise<Reader> {
   };
 }
 
-const tooOld = { cause: { code: TOO_OLD, hint: expect.stringContaining('feed_head()') as unknown } };
+const tooOld = {
+  cause: { code: TOO_OLD, hint: expect.stringContaining('feed_head()') as unknown },
+};
 const notOfThis = {
   cause: { code: '22023', message: 'this cursor of changes_since() is not of this database' },
 };
@@ -178,9 +180,11 @@ describe('a feed whose beginning was pruned', () => {
     await prune(database);
     const client = await asReader();
 
-    await expect(client.read(`select * from descope.changes_since(null, 1)`)).rejects.toMatchObject({
-      code: TOO_OLD,
-    });
+    await expect(client.read(`select * from descope.changes_since(null, 1)`)).rejects.toMatchObject(
+      {
+        code: TOO_OLD,
+      },
+    );
     expect(await client.read(`select * from descope.changes_since('${cursor}', 1)`)).toEqual([]);
     expect(await client.read('select descope.feed_head()')).toEqual([{ feed_head: cursor }]);
   });
