@@ -3,6 +3,7 @@ import { z } from 'zod';
 import { reduceTombstones } from '../src/apply/tombstones.ts';
 import { pruneFeed } from '../src/feed/prune.ts';
 import { pruneEvents } from '../src/inbox/prune.ts';
+import { pruneDeliveries } from '../src/outgoing/prune.ts';
 import { pruneLedger } from '../src/pull/prune.ts';
 import { dropStale } from '../src/rebuild/previous.ts';
 import { defineJob, KEEP } from './define.ts';
@@ -22,7 +23,10 @@ export interface PruneDeps {
 /** Steps of a run, each of a thousand rows: a million events are some 5 s, as many tombstones two minutes. */
 const STEPS = 1_000;
 
-/** Removes what is kept no longer: events, last snapshots of the deleted, the feed, the ledger, replaced tables. Asks Descope nothing. */
+/**
+ * Removes what is kept no longer: events, last snapshots of the deleted, the feed and what was posted of it,
+ * the ledger, replaced tables. Asks Descope nothing.
+ */
 export const prune = defineJob({
   name: 'prune',
   queue: 'pulls',
@@ -35,6 +39,7 @@ export const prune = defineJob({
       reduceTombstones(mirror, { days: tombstoneDays, steps: STEPS }, signal),
       pruneEvents(mirror, { days: eventDays, steps: STEPS }, signal),
       pruneFeed(mirror, { days: feedDays, steps: STEPS }, signal),
+      pruneDeliveries(mirror, { days: feedDays, steps: STEPS }, signal),
       pruneLedger(mirror, STEPS, signal),
       dropStale(mirror, tombstoneDays),
     ]);

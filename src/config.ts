@@ -1,6 +1,7 @@
 import { z } from 'zod';
 
 import { UsageError } from './errors.ts';
+import { checkOutgoing, outgoingSettings } from './outgoingSettings.ts';
 
 /*
  * The only list of settings. `.env.example` is tested against it; nothing but `src/main.ts` reads
@@ -153,6 +154,8 @@ export const settings = {
   EVENT_RETENTION_DAYS: wholeNumber(30, 1, 36_500),
   TOMBSTONE_RETENTION_DAYS: wholeNumber(30, 1, 36_500),
   FEED_RETENTION_DAYS: wholeNumber(30, 1, 36_500),
+  FEED_NOTIFY: flag(false),
+  ...outgoingSettings,
   WORKER_CONCURRENCY: wholeNumber(200, 1, 10_000),
   LOG_LEVEL: z
     .enum(['trace', 'debug', 'info', 'warn', 'error', 'silent'], {
@@ -188,7 +191,7 @@ const LOOPBACK = new Set(['127.0.0.1', 'localhost', '::1']);
 function crossChecks(config: Config, needs: Needs): string[] {
   return [
     ...(needs.receives ? checkWebhook(config) : []),
-    ...(needs.serves ? checkAdmin(config) : []),
+    ...(needs.serves ? [...checkAdmin(config), ...checkOutgoing(config)] : []),
   ];
 }
 

@@ -1,4 +1,7 @@
-import { collectDefaultMetrics, Counter, Gauge, Histogram, Registry } from 'prom-client';
+import { collectDefaultMetrics, Registry, type Counter } from 'prom-client';
+
+import { createFeedMeters } from './feedMeters.ts';
+import { createMakers, type Makers } from './makeMeters.ts';
 
 /*
  * Every meter we expose, named once. `docs/metrics.md` is this list for people, and tested against it.
@@ -10,15 +13,12 @@ export const HTTP_STATUS = 'HTTP status';
 /** Stands for a value that a process never changes. */
 export const ONE_VALUE = 'one a process';
 
-/** The labels of a meter, each with every value it can have. */
-export type Labels = Readonly<Record<string, readonly string[]>>;
-
 const PULLS = ['modified', 'audit', 'sweep'] as const;
 const BUDGETS = ['api', 'audit'] as const;
 const RESOURCES = ['user search', 'users load', 'user load', 'audit search', 'license'] as const;
 const JOBS = [
   ...['applyEvents', 'pullModified', 'pullAudit'],
-  ...['sweep', 'sweepWindow', 'verify', 'prune', 'unknown'],
+  ...['sweep', 'sweepWindow', 'verify', 'prune', 'deliver', 'unknown'],
 ] as const;
 const WINDOWS = ['1h', '1d'] as const;
 
@@ -113,13 +113,14 @@ export function createMetrics() {
       { queue: ['events', 'pulls'], state: ['waiting', 'active', 'delayed', 'failed'] },
     ),
     ...createStatusMeters(make),
+    ...createFeedMeters(make),
   };
   startAtZero(meters);
   return { registry, labels: make.labels, ...meters };
 }
 
 /** What Postgres knows, the same for every process: `max` over processes, not `sum`. Absent where not known. */
-function createStatusMeters({ gauge, counter }: ReturnType<typeof createMakers>) {
+function createStatusMeters({ gauge, counter }: Makers) {
   return {
     state: gauge('rollcall_state', '1 for the state the mirror is in, 0 for the others', {
       state: ['complete', 'filling', 'behind', 'blocked'],
@@ -192,16 +193,6 @@ function createStatusMeters({ gauge, counter }: ReturnType<typeof createMakers>)
       'Answers of 429 that silenced a budget, of all processes together',
       { budget: BUDGETS },
     ),
-    consumerLag: gauge(
-      'rollcall_feed_consumer_lag_seconds',
-      'How old the first change is that the consumer furthest behind has not confirmed, in seconds; absent where no cursor is kept',
-      {},
-    ),
-    consumerUsed: gauge(
-      'rollcall_feed_consumer_used_ratio',
-      'That age as a share of FEED_RETENTION_DAYS; 1: changes were pruned before they were read',
-      {},
-    ),
     budgetSilence: gauge(
       'rollcall_budget_silence_seconds',
       'How long a budget is silent yet after an answer of 429, in seconds; 0 where it is not',
@@ -210,33 +201,15 @@ function createStatusMeters({ gauge, counter }: ReturnType<typeof createMakers>)
   };
 }
 
-/** Makes meters, and keeps the values of their labels by the meter's name. */
-function createMakers(registry: Registry) {
-  const labels = new Map<string, Labels>();
-  const registers = [registry];
-  const describe = <L extends Labels>(name: string, help: string, values: L) => {
-    labels.set(name, values);
-    return { name, help, labelNames: Object.keys(values) as (keyof L & string)[], registers };
-  };
-  return {
-    labels: labels as ReadonlyMap<string, Labels>,
-    counter: <L extends Labels>(name: string, help: string, values: L) =>
-      new Counter(describe(name, help, values)),
-    gauge: <L extends Labels>(name: string, help: string, values: L) =>
-      new Gauge(describe(name, help, values)),
-    histogram: <L extends Labels>(name: string, help: string, buckets: number[], values: L) =>
-      new Histogram({ ...describe(name, help, values), buckets }),
-  };
-}
-
 function startAtZero(
-  meters: Record<'deliveries' | 'requests' | 'received' | 'jobs', Counter>,
+  meters: Record<'deliveries' | 'requests' | 'received' | 'jobs' | 'outgoing', Counter>,
 ): void {
   for (const status of EXPECTED.delivery) meters.deliveries.inc({ status }, 0);
   for (const resource of RESOURCES) {
     for (const status of EXPECTED.request) meters.requests.inc({ resource, status }, 0);
   }
   for (const outcome of ['accepted', 'duplicate', 'ignored']) meters.received.inc({ outcome }, 0);
+  for (const outcome of ['delivered', 'failed', 'parked']) meters.outgoing.inc({ outcome }, 0);
   for (const name of JOBS) {
     for (const outcome of ['done', 'failed']) meters.jobs.inc({ job_name: name, outcome }, 0);
   }

@@ -1,4 +1,5 @@
 import { applyEvents } from '../jobs/applyEvents.ts';
+import { deliver } from '../jobs/deliver.ts';
 import { prune } from '../jobs/prune.ts';
 import { startHistory } from '../jobs/history.ts';
 import { pullAudit } from '../jobs/pullAudit.ts';
@@ -18,6 +19,7 @@ import { databaseNow, openMirror, readMirrorId } from './mirror/database.ts';
 import { migrateMirror } from './mirror/migrate.ts';
 import { claimProject } from './mirror/project.ts';
 import { adoptRestoredFeed } from './mirror/restored.ts';
+import { createOutgoing, startDeliveries } from './outgoingWork.ts';
 import { createReleaseStack, type ReleaseStack } from './release.ts';
 import { startTraces, type Traces } from './traces.ts';
 import { readVersion } from './version.ts';
@@ -27,6 +29,7 @@ import { within } from './within.ts';
 import type { Config } from './config.ts';
 import type { DemoView } from './readers/statusView.ts';
 import type { Logger } from './log.ts';
+import type { DeliverDeps } from './outgoing/deliver.ts';
 
 /* With `startService`, what an application needs that runs the service in its own process. */
 export { parseConfig, type Config } from './config.ts';
@@ -149,16 +152,20 @@ function registerChecks({ health, engine, queues, options }: Parts): void {
   register(queue, () => queues.ping(), needsQueue);
 }
 
-type WorkDeps = Engine['jobs'] & { readonly enqueue: Queues['enqueue'] };
+type WorkDeps = Engine['jobs'] & {
+  readonly enqueue: Queues['enqueue'];
+  readonly outgoing: DeliverDeps;
+};
 
 /** Workers, ticks and recovery. Ticks stop first, workers after them. */
 function startWork({ options, engine, queues, releases }: Parts, settings: QueueSettings): void {
   const { config, log } = options;
   const { metrics } = engine;
+  const outgoing = createOutgoing({ config, engine, log, mirrorId: settings.mirrorId });
   const workers = startWorkers<WorkDeps>({
     queues: settings,
-    jobs: [applyEvents, pullModified, pullAudit, sweep, sweepWindow, verify, prune],
-    deps: { ...engine.jobs, enqueue: queues.enqueue },
+    jobs: [applyEvents, pullModified, pullAudit, sweep, sweepWindow, verify, prune, deliver],
+    deps: { ...engine.jobs, enqueue: queues.enqueue, outgoing },
     log,
     concurrency: { events: config.WORKER_CONCURRENCY, pulls: 12 },
     signal: engine.signal,
@@ -180,6 +187,8 @@ function startWork({ options, engine, queues, releases }: Parts, settings: Queue
     },
   });
   releases.push('history', () => history.stop());
+  const deliveries = startDeliveries(outgoing, queues, log);
+  releases.push('deliveries', () => deliveries.stop());
   const schedules = startSchedules({
     modified: config.PULL_MODIFIED_CRON,
     audit: config.PULL_AUDIT_CRON,

@@ -94,6 +94,7 @@ function areaOf(path: string): string {
 /** Where everything is put together. */
 const COMPOSITION = [
   ...['src/service.ts', 'src/engine.ts', 'src/administration.ts', 'src/queueCounts.ts'],
+  'src/outgoingWork.ts',
 ];
 
 /** An importer's area and the areas it may import; its own and `base` go without saying. */
@@ -113,19 +114,21 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   'src/doctor': ['src/descope', 'src/mirror', 'src/inbox', 'src/pull', 'src/readers'],
   'src/http': ['src/webhook', 'src/inbox', 'src/readers', 'src/mirror'],
   'src/feed': ['src/mirror'],
+  'src/outgoing': ['src/mirror'],
   // Of itself: what it has told of every minute.
   'src/history': ['src/mirror'],
   jobs: [
     ...['src/descope', 'src/inbox', 'src/pull', 'src/apply', 'src/mirror', 'src/readers'],
-    ...['src/history', 'src/rebuild', 'src/feed'],
+    ...['src/history', 'src/rebuild', 'src/feed', 'src/outgoing'],
   ],
   composition: [
     ...['src/descope', 'src/inbox', 'src/pull', 'src/apply', 'src/mirror', 'src/webhook'],
-    ...['src/http', 'src/readers', 'jobs'],
+    ...['src/http', 'src/readers', 'src/feed', 'src/outgoing', 'jobs'],
   ],
   'src/commands': [
     ...['composition', 'src/readers', 'src/simulator', 'src/mirror', 'src/pull', 'src/descope'],
-    ...['src/inbox', 'src/apply', 'src/webhook', 'src/http', 'src/doctor', 'jobs', 'src/rebuild'],
+    ...['src/inbox', 'src/apply', 'src/webhook', 'src/http', 'src/doctor', 'src/outgoing', 'jobs'],
+    'src/rebuild',
   ],
   'src/main.ts': ['src/commands'],
 };
@@ -150,7 +153,7 @@ const FENCES: readonly (readonly [vendor: RegExp, places: readonly string[]])[] 
     /^(drizzle-orm(\/.*)?|pg)$/,
     [
       ...['src/mirror/', 'src/inbox/', 'src/apply/', 'src/pull/', 'src/readers/', 'src/history/'],
-      'src/feed/',
+      ...['src/feed/', 'src/outgoing/'],
       // The budget, and what was learnt about the project, are shared through the database.
       ...['src/descope/', 'jobs/'],
       // It makes tables beside those of the mirror, and swaps them.

@@ -55,6 +55,10 @@ describe('parseConfig', () => {
       EVENT_RETENTION_DAYS: 30,
       TOMBSTONE_RETENTION_DAYS: 30,
       FEED_RETENTION_DAYS: 30,
+      FEED_NOTIFY: false,
+      OUTGOING_URLS: [],
+      OUTGOING_SECRETS: [],
+      OUTGOING_BODY: 'thin',
       WORKER_CONCURRENCY: 200,
       LOG_LEVEL: 'info',
       OTEL_SERVICE_NAME: 'rollcall',
@@ -123,6 +127,9 @@ describe('parseConfig', () => {
     ['REDIS_URL', 'https://:hunter2@host'],
     ['WEBHOOK_BASIC', 'hunter2'],
     ['WEBHOOK_API_KEY', ':hunter2'],
+    ['OUTGOING_URLS', 'https://hunter2:hunter2@host/hook'],
+    ['OUTGOING_URLS', 'https://host/hunter2,https://host/hunter2'],
+    ['OUTGOING_SECRETS', 'whsec_hunter2'],
   ])('a wrong %s is named without its value, which may be a secret (G10)', (name, value) => {
     const message = messageOf({ ...required, [name]: value });
     expect(message).toContain(name);
@@ -140,6 +147,9 @@ describe('parseConfig', () => {
     ['SWEEP_CRON', '* * *'],
     ['LOG_LEVEL', 'loud'],
     ['EVENT_ARCHIVE', 'none'],
+    ['OUTGOING_URLS', 'ftp://host/file'],
+    ['OUTGOING_SECRETS', 'whsec_dG9vIHNob3J0'],
+    ['OUTGOING_BODY', 'fat'],
     ['DESCOPE_BASE_URL', 'api.descope.com'],
   ])('refuses %s=%s', (name, value) => {
     expect(messageOf({ ...required, [name]: value })).toContain(`${name} must be`);
@@ -152,6 +162,21 @@ describe('parseConfig', () => {
     expect(() => parseConfig({ ...env, WEBHOOK_ALLOW_UNAUTHENTICATED: 'true' })).not.toThrow();
     expect(() => parseConfig({ ...env, WEBHOOK_BEARER_TOKENS: 'a' })).not.toThrow();
     expect(() => parseConfig(env, { descope: true, receives: false, serves: true })).not.toThrow();
+  });
+
+  test('outgoing deliveries need a secret each, or one for all (G9)', () => {
+    const secret = `whsec_${Buffer.alloc(24, 1).toString('base64')}`;
+    const urls = { ...required, OUTGOING_URLS: 'https://a/hook, http://b/hook, https://c' };
+
+    expect(messageOf(urls)).toContain('OUTGOING_SECRETS is required with OUTGOING_URLS');
+    expect(messageOf({ ...urls, OUTGOING_SECRETS: `${secret},${secret}` })).toContain('2 for 3');
+    for (const OUTGOING_SECRETS of [secret, `${secret} ${secret}, ${secret}, ${secret}`]) {
+      const { OUTGOING_URLS } = parseConfig({ ...urls, OUTGOING_SECRETS });
+      expect(OUTGOING_URLS).toEqual(['https://a/hook', 'http://b/hook', 'https://c']);
+    }
+    expect(() =>
+      parseConfig(urls, { descope: true, receives: false, serves: false }),
+    ).not.toThrow();
   });
 
   test('an admin port that others can reach needs a token (G9)', () => {
@@ -195,7 +220,7 @@ describe('.env.example', () => {
     const optional = ['DESCOPE_BASE_URL', 'DATABASE_URL', 'REDIS_URL', 'ADMIN_TOKEN'];
     for (const [name, value] of Object.entries(example)) {
       if (name in required || optional.includes(name)) continue;
-      if (/^WEBHOOK_|^OTEL_EXPORTER_/.test(name)) continue;
+      if (/^WEBHOOK_|^OTEL_EXPORTER_|^OUTGOING_/.test(name)) continue;
       expect(value, name).not.toBe('');
     }
   });

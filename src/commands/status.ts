@@ -67,6 +67,9 @@ export function toLines(status: Status, screen: Screen = PIPE): string[] {
     ...(status.consumers.length > 0
       ? section('consumers', status.consumers.map(describeConsumer), '')
       : []),
+    ...(status.endpoints.length > 0
+      ? section('deliveries', status.endpoints.map(describeEndpoint), '')
+      : []),
     ...(lastError ? [['last error', `${lastError.message} (${toMoment(lastError.at)})`]] : []),
   ];
   const table = rows.map(([heading = '', ...cells]) => [paint.dim(heading), ...cells]);
@@ -200,6 +203,15 @@ function describeConsumer(consumer: Status['consumers'][number]): string {
   const behind = `${name}  ${countOf(changes, 'change')}${changes >= COUNTED ? ' or more' : ''} behind, the first ${describeAge(lagSeconds)} old`;
   if (leftSeconds === null || (usedRatio ?? 0) < WARNED_RATIO) return behind;
   return `${behind}: will be cut off in ${describeAge(leftSeconds)}`;
+}
+
+function describeEndpoint(endpoint: Status['endpoints'][number]): string {
+  const { host, endpointId, state, reason, waiting, parked, oldestSeconds } = endpoint;
+  const age = oldestSeconds === null ? '' : `, the oldest ${describeAge(oldestSeconds)} old`;
+  const why = state === 'active' ? '' : `: ${reason ?? 'no reason told'}`;
+  const remedy =
+    state === 'active' && parked === 0 ? '' : ' (`rollcall deliveries list` tells what to do)';
+  return `${host}  ${endpointId}  ${state}${why}; ${waiting} waiting, ${parked} parked${age}${remedy}`;
 }
 
 /** Names of pulls in a column. */

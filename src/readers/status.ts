@@ -5,6 +5,7 @@ import { rows, type Mirror } from '../mirror/database.ts';
 import { describeAge } from './age.ts';
 import { listConsumers } from './consumers.ts';
 import { keepFresh, type RefreshTiming } from './keepFresh.ts';
+import { listEndpoints } from './outgoing.ts';
 import { countsOfRun } from './runs.ts';
 
 import type {
@@ -35,18 +36,29 @@ const BEHIND_SECONDS = 180;
 export function createStatusReader(mirror: Db, timing: RefreshTiming = {}): StatusReader {
   const readCounts = keepFresh(() => countMuch(mirror), timing);
   return async (queues = () => Promise.resolve([])) => {
-    const [counts, summary, watermarks, sweep, lastSweep, events, budget, consumers, lastError] =
-      await Promise.all([
-        readCounts(),
-        readSummary(mirror),
-        readWatermarks(mirror),
-        readSweep(mirror),
-        readLastSweep(mirror),
-        readEvents(mirror),
-        readBudgets(mirror),
-        listConsumers(mirror),
-        readLastError(mirror),
-      ]);
+    const [
+      counts,
+      summary,
+      watermarks,
+      sweep,
+      lastSweep,
+      events,
+      budget,
+      consumers,
+      endpoints,
+      lastError,
+    ] = await Promise.all([
+      readCounts(),
+      readSummary(mirror),
+      readWatermarks(mirror),
+      readSweep(mirror),
+      readLastSweep(mirror),
+      readEvents(mirror),
+      readBudgets(mirror),
+      listConsumers(mirror),
+      listEndpoints(mirror),
+      readLastError(mirror),
+    ]);
     const { lagSeconds, lossRate, webhookDelaySeconds, lastRuns, ...rest } = summary;
     const { lossRateDay, webhookDelayDaySeconds, live, tombstones } = counts.value;
     return {
@@ -63,6 +75,7 @@ export function createStatusReader(mirror: Db, timing: RefreshTiming = {}): Stat
       ...(await askQueues(queues)),
       budget,
       consumers,
+      endpoints,
       lastSweep,
       lastError,
     };

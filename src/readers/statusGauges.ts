@@ -16,6 +16,7 @@ export function setStatusGauges(metrics: Metrics, status: StatusView | null): vo
   setQueues(metrics, status);
   setBudget(metrics, status);
   setConsumers(metrics, status);
+  setOutgoing(metrics, status);
 }
 
 const STATES: readonly StatusState[] = ['complete', 'filling', 'behind', 'blocked'];
@@ -100,6 +101,19 @@ function setConsumers(metrics: Metrics, status: StatusView | null): void {
   setOne(metrics.consumerLag, lagging);
   const used = consumers.flatMap(({ usedRatio }) => (usedRatio === null ? [] : [usedRatio]));
   setOne(metrics.consumerUsed, used.length === 0 ? null : Math.max(...used));
+}
+
+function setOutgoing(metrics: Metrics, status: StatusView | null): void {
+  const endpoints = status?.endpoints ?? [];
+  const isKnown = endpoints.length > 0;
+  const served = endpoints.filter(({ state }) => state === 'active');
+  const sumOf = (key: 'waiting' | 'parked') =>
+    endpoints.reduce((sum, endpoint) => sum + endpoint[key], 0);
+  const oldest = Math.max(0, ...served.map(({ oldestSeconds }) => oldestSeconds ?? 0));
+  setOne(metrics.outgoingWaiting, isKnown ? sumOf('waiting') : null);
+  setOne(metrics.outgoingParked, isKnown ? sumOf('parked') : null);
+  setOne(metrics.outgoingStopped, isKnown ? endpoints.length - served.length : null);
+  setOne(metrics.outgoingOldest, isKnown ? oldest : null);
 }
 
 /** A gauge without labels shows 0 from its creation on, unless it is removed. */

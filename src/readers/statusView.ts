@@ -119,6 +119,20 @@ export interface ConsumerView {
   readonly isCutOff: boolean;
 }
 
+/** Somebody whom changes are posted to. */
+export interface EndpointView {
+  /** A hash of its address. */
+  readonly endpointId: string;
+  readonly host: string;
+  /** active, disabled (it answered 410) or cut off (what it had still to get was pruned). */
+  readonly state: string;
+  readonly reason: string | null;
+  readonly waiting: number;
+  readonly parked: number;
+  /** How old the oldest change is that it has still to get, parked ones aside; null where there is none. */
+  readonly oldestSeconds: number | null;
+}
+
 /** The demo's own comparison with its simulated directory. */
 export interface DemoView {
   readonly equal: boolean;
@@ -153,6 +167,8 @@ export interface StatusView {
   readonly budget: readonly BudgetView[];
   /** Those furthest behind first, 100 at most. */
   readonly consumers: readonly ConsumerView[];
+  /** Of `OUTGOING_URLS`. */
+  readonly endpoints: readonly EndpointView[];
   readonly lastSweep: LastSweepView | null;
   /** When the whole mirror was last proven, by a complete sweep or a verification; null: never. */
   readonly lastProof: string | null;

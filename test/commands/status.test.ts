@@ -67,6 +67,7 @@ const PLAIN: Status = {
     },
   ],
   consumers: [],
+  endpoints: [],
   lastSweep: null,
   lastProof: null,
   lastProofAgeSeconds: null,

@@ -37,6 +37,7 @@ const status: StatusView = {
   heldDeletions: 0,
   budget: [{ name: 'api', granted: 57, throttled: 1, silentUntil: null, silentSeconds: 0 }],
   consumers: [],
+  endpoints: [],
   lastSweep: null,
   lastProof: null,
   lastProofAgeSeconds: null,

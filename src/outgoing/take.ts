@@ -1,0 +1,202 @@
+import { sql, type SQL } from 'drizzle-orm';
+
+import { describeError, findCode } from '../errors.ts';
+import {
+  asInstant,
+  rows,
+  textArray,
+  transaction,
+  type Executor,
+  type Mirror,
+} from '../mirror/database.ts';
+
+import type { Instant } from '../observation.ts';
+
+/*
+ * In: the feed, and an endpoint's place in it. Out: deliveries that are ours to post for a while.
+ *
+ * What is to be delivered is put down as rows in the transaction that moves the endpoint's cursor, and a row is
+ * taken by whoever marks it: a killed process, a flushed queue or two replicas at once change nothing. Of a user
+ * only the oldest row that is neither delivered nor dropped can be taken; the later ones wait behind it.
+ */
+
+/** A change on its way to an endpoint. */
+export interface Delivery {
+  readonly deliveryId: number;
+  readonly webhookId: string;
+  readonly cursor: string;
+  readonly userId: string;
+  readonly kind: string;
+  readonly changed: readonly string[];
+  readonly observedAt: Instant;
+  readonly writtenAt: Instant;
+  readonly witness: string;
+  /** This one counted. */
+  readonly attempts: number;
+}
+
+export interface TakeOptions {
+  /** Tells this mirror's messages from those of others that post to the same receiver. */
+  readonly mirrorId: string;
+  /** Deliveries to one endpoint under way at once, of all processes together. */
+  readonly concurrency: number;
+}
+
+/** Longer than a post can take: whoever has not told by then is dead, or cut off from Postgres. */
+export const TAKEN_SECONDS = 30;
+/** Put down at once; as long as so many are due, the feed need not be read. */
+const READ_AHEAD = 500;
+/** Rows that wait, at most: a receiver that is away leaves the rest in the feed. */
+const MOST_WAITING = 10_000;
+
+/** What `changes_since()` says where a cursor leads nowhere any more. */
+const CUT_OFF = new Set(['RC001', '22023']);
+
+/** Puts down what is new and takes what is due. Of an endpoint that is disabled or no longer set: nothing. */
+export async function takeDeliveries(
+  mirror: Mirror,
+  endpointId: string,
+  options: TakeOptions,
+): Promise<Delivery[]> {
+  try {
+    return await takeOnce(mirror, endpointId, options);
+  } catch (error) {
+    if (!CUT_OFF.has(findCode(error) ?? '')) throw error;
+    // What was put down before is still delivered; what came after it is lost to this endpoint, and told.
+    const { db, t } = mirror;
+    await db.execute(sql`
+      update ${t.outgoingEndpoints}
+      set state = 'cut off', reason = ${describeError(error)}, changed_at = clock_timestamp()
+      where endpoint_id = ${endpointId} and state = 'active'`);
+    return takeOnce(mirror, endpointId, options);
+  }
+}
+
+/** Whether there may be something to take of one of these endpoints; cheap enough to ask every second. */
+export async function isAnythingDue(
+  { db, t, schema }: Mirror,
+  endpointIds: readonly string[],
+): Promise<boolean> {
+  const found = await rows(
+    db,
+    sql`select 1 from ${t.outgoingEndpoints} e
+        where e.endpoint_id = any(${textArray(endpointIds)}) and e.state in ('active', 'cut off') and (
+          exists (select from ${t.outgoingDeliveries} o
+                  where o.endpoint_id = e.endpoint_id and ${isDue({ t })})
+          or e.state = 'active' and exists (
+            select from ${t.userChanges} c, ${sql.identifier(schema)}.parse_cursor(e.cursor) as place
+            where (c.transaction_id, c.seq) > (place.transaction_id, place.seq)))
+        limit 1`,
+  );
+  return found.length > 0;
+}
+
+function takeOnce(mirror: Mirror, endpointId: string, options: TakeOptions): Promise<Delivery[]> {
+  return transaction(mirror, async (tx) => {
+    const endpoint = await lockEndpoint(tx, mirror, endpointId);
+    if (endpoint === null || !['active', 'cut off'].includes(endpoint.state)) return [];
+    const { waiting, due, taken } = await countRows(tx, mirror, endpointId);
+    if (endpoint.state === 'active' && due < READ_AHEAD && waiting < MOST_WAITING) {
+      await putDown(tx, mirror, endpointId, { after: endpoint.cursor, mirrorId: options.mirrorId });
+    }
+    const free = options.concurrency - taken;
+    return free > 0 ? take(tx, mirror, endpointId, free) : [];
+  });
+}
+
+interface Locked {
+  readonly cursor: string;
+  readonly state: string;
+}
+
+/** Held to the end of the transaction: one at a time puts down and takes of an endpoint, or parks. */
+export async function lockEndpoint(
+  tx: Executor,
+  { t }: Pick<Mirror, 't'>,
+  endpointId: string,
+): Promise<Locked | null> {
+  const [endpoint] = await rows<Locked>(
+    tx,
+    sql`select cursor, state from ${t.outgoingEndpoints} where endpoint_id = ${endpointId} for update`,
+  );
+  return endpoint ?? null;
+}
+
+async function countRows(
+  tx: Executor,
+  { t }: Pick<Mirror, 't'>,
+  endpointId: string,
+): Promise<{ waiting: number; due: number; taken: number }> {
+  const ours = sql`from ${t.outgoingDeliveries} where endpoint_id = ${endpointId}`;
+  const [counts] = await rows<{ waiting: number; due: number; taken: number }>(
+    tx,
+    sql`select (select count(*)::int from (
+                  select 1 ${ours} and state = 'waiting' limit ${MOST_WAITING}) as w) as waiting,
+               (select count(*)::int from (
+                  select 1 ${ours} and state = 'waiting' and due_at <= clock_timestamp()
+                  limit ${READ_AHEAD}) as d) as due,
+               (select count(*)::int ${ours} and taken_until > clock_timestamp()) as taken`,
+  );
+  return counts ?? { waiting: 0, due: 0, taken: 0 };
+}
+
+/** One statement: the rows and the cursor behind them, or neither. */
+async function putDown(
+  tx: Executor,
+  { t, schema }: Pick<Mirror, 't' | 'schema'>,
+  endpointId: string,
+  { after, mirrorId }: { readonly after: string; readonly mirrorId: string },
+): Promise<void> {
+  // Not the cursor, which a restore may change: what a message is about, and when it came to be.
+  const identity = sql`concat_ws('|', ${mirrorId}::text, seq, user_id, kind, written_at)`;
+  await tx.execute(sql`
+    with read as materialized (
+      select * from ${sql.identifier(schema)}.changes_since(${after}, ${READ_AHEAD})
+        with ordinality as c(seq, user_id, kind, changed, observed_at, witness, written_at, cursor, nth)),
+    put_down as (
+      insert into ${t.outgoingDeliveries} (endpoint_id, webhook_id, cursor, user_id, kind, changed,
+                                           observed_at, witness, written_at, state)
+      select ${endpointId}, 'msg_' || left(encode(sha256(convert_to(${identity}, 'UTF8')), 'hex'), 32),
+             cursor, user_id, kind, changed, observed_at, witness, written_at,
+             case when exists (select from ${t.outgoingDeliveries} before
+                               where before.endpoint_id = ${endpointId}
+                                 and before.user_id = read.user_id and before.state = 'parked')
+                  then 'parked' else 'waiting' end
+      from read order by nth)
+    update ${t.outgoingEndpoints}
+    set cursor = (select cursor from read order by nth desc limit 1)
+    where endpoint_id = ${endpointId} and exists (select from read)`);
+}
+
+/** Of the row `o`: due, nobody's, and the oldest of its user that is still to be delivered. */
+function isDue({ t }: Pick<Mirror, 't'>): SQL {
+  return sql`
+    o.state = 'waiting' and o.due_at <= clock_timestamp()
+      and (o.taken_until is null or o.taken_until <= clock_timestamp())
+      and not exists (select from ${t.outgoingDeliveries} before
+                      where before.endpoint_id = o.endpoint_id and before.user_id = o.user_id
+                        and before.delivery_id < o.delivery_id
+                        and before.state in ('waiting', 'parked'))`;
+}
+
+async function take(
+  tx: Executor,
+  { t }: Pick<Mirror, 't'>,
+  endpointId: string,
+  most: number,
+): Promise<Delivery[]> {
+  const taken = await rows<Delivery>(
+    tx,
+    sql`update ${t.outgoingDeliveries}
+        set attempts = attempts + 1,
+            taken_until = clock_timestamp() + make_interval(secs => ${TAKEN_SECONDS})
+        where delivery_id = any(array(
+          select o.delivery_id from ${t.outgoingDeliveries} o
+          where o.endpoint_id = ${endpointId} and ${isDue({ t })}
+          order by o.due_at, o.delivery_id limit ${most}))
+        returning delivery_id::float8 as "deliveryId", webhook_id as "webhookId", cursor,
+                  user_id as "userId", kind, changed, ${asInstant(sql`observed_at`)} as "observedAt",
+                  ${asInstant(sql`written_at`)} as "writtenAt", witness, attempts`,
+  );
+  return taken.sort((a, b) => a.deliveryId - b.deliveryId);
+}
