@@ -5,11 +5,13 @@ import { describe, expect, it, test, type TestContext } from 'vitest';
 
 import { parseConfig } from '../src/config.ts';
 import { createLogger } from '../src/log.ts';
+import { pruneFeed } from '../src/feed/prune.ts';
 import { createMetrics, processMetrics } from '../src/metrics.ts';
 import { createReleaseStack, type ReleaseStack } from '../src/release.ts';
 import { startService } from '../src/service.ts';
 import { startRefusingDescope } from './commands/refusingDescope.ts';
 import { eventually } from './support/eventually.ts';
+import { freePort } from './support/redisServer.ts';
 import { RULES, runPromtool, startPrometheus, type Prometheus } from './support/prometheus.ts';
 import {
   bodyOf,
@@ -353,6 +355,46 @@ describe('every alert fires on its fault', () => {
       },
     };
   });
+
+  scenario(
+    'a consumer that has not read for weeks, and a receiver that is away',
+    ['FeedConsumerBehind', 'DeliveriesLate', 'DeliveriesStopped'],
+    async (releases) => {
+      const world = await begin(releases, {
+        env: {
+          OUTGOING_URLS: `http://127.0.0.1:${await freePort()}/hook`,
+          OUTGOING_SECRETS: `whsec_${Buffer.alloc(24, 1).toString('base64')}`,
+        },
+      });
+      const { mirror } = world.database;
+      const { outgoingDeliveries, userChanges } = mirror.t;
+      return {
+        adminPort: world.service.adminPort,
+        async cause() {
+          await world.query(sql`select descope.confirm_changes('search index', '0-0')`);
+          await pruneFeed(mirror, { days: 30, steps: 1 }, new AbortController().signal);
+          await world.query(sql`update ${userChanges} set written_at = now() - interval '25 days'`);
+          const ids = realUserIds(world).slice(0, 2);
+          world.deliver();
+          for (const userId of ids) change(world, userId);
+          // As if one had been refused for a day, and the other for an hour.
+          await eventually(async () => {
+            const failing = await world.query<{ id: string }>(
+              sql`select min(delivery_id)::text as id from ${outgoingDeliveries}
+                  where state = 'waiting' and error is not null group by user_id`,
+            );
+            expect(failing.length).toBeGreaterThan(1);
+            await world.query(sql`
+              update ${outgoingDeliveries} set attempts = 13, due_at = clock_timestamp()
+              where delivery_id = ${failing[0]?.id ?? ''}::bigint`);
+          });
+          await world.query(sql`
+            update ${outgoingDeliveries} set written_at = now() - interval '1 hour'
+            where state = 'waiting'`);
+        },
+      };
+    },
+  );
 
   scenario(
     'a connector that was switched off',

@@ -1,8 +1,11 @@
+import { sql } from 'drizzle-orm';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { afterEach, describe, expect, it, test } from 'vitest';
+import { afterEach, describe, expect, it, onTestFinished, test } from 'vitest';
 
+import { pruneFeed } from '../src/feed/prune.ts';
 import { createMetrics, HTTP_STATUS, ONE_VALUE, processMetrics } from '../src/metrics.ts';
+import { SECRET, startReceiver } from './outgoing/receiver.ts';
 import { eventually } from './support/eventually.ts';
 import { bodyOf, createWorld, realUserIds, type World } from './support/world.ts';
 
@@ -102,12 +105,16 @@ function readSamples(text: string): { name: string; labels: Record<string, strin
 
 describe('/metrics of a service that lives', () => {
   it('has no value of a label that is not in its closed set', async () => {
+    const receiver = await startReceiver();
+    onTestFinished(() => receiver.down());
     const w = (world = await createWorld({
       simulator: { users: 120, behaviour: { unknownIds: 'fail' } },
       env: {
         PULL_MODIFIED_CRON: '* * * * * *',
         PULL_AUDIT_CRON: '* * * * * *',
         VERIFY_CRON: '* * * * * *',
+        OUTGOING_URLS: receiver.url,
+        OUTGOING_SECRETS: SECRET,
       },
     }));
     await w.untilFilled();
@@ -125,6 +132,9 @@ describe('/metrics of a service that lives', () => {
     w.simulator.faults.next('status500', { path: 'audit' });
     w.simulator.faults.next('reset', { path: 'search' });
     await w.untilEqual();
+    // A consumer, for as long as changes are kept.
+    await w.query(sql`select descope.confirm_changes('search index', '0-0')`);
+    await pruneFeed(w.database.mirror, { days: 30, steps: 1 }, new AbortController().signal);
 
     const { labels: sets } = createMetrics();
     const text = await eventually(async () => {
