@@ -12,10 +12,11 @@ import { verify } from '../jobs/verify.ts';
 import { startWorkers } from '../jobs/workers.ts';
 import { startAdministration } from './administration.ts';
 import { createEngine, type Engine } from './engine.ts';
+import { createNotifier, type Notifier } from './feed/notify.ts';
 import { createHealth, type Health } from './http/health.ts';
 import { startPublicServer } from './http/public.ts';
 import { createInbox } from './inbox/record.ts';
-import { databaseNow, openMirror, readMirrorId } from './mirror/database.ts';
+import { databaseNow, openMirror, readMirrorId, type Mirror } from './mirror/database.ts';
 import { migrateMirror } from './mirror/migrate.ts';
 import { claimProject } from './mirror/project.ts';
 import { adoptRestoredFeed } from './mirror/restored.ts';
@@ -94,8 +95,10 @@ export async function startService(options: ServiceOptions): Promise<Service> {
         log.debug({ err: error }, 'an idle database connection failed');
       },
       traces,
+      onCommit: () => notifier?.poke(),
     });
     releases.push('mirror', () => mirror.pool.end());
+    const notifier = config.FEED_NOTIFY ? startNotifier(mirror, log, releases) : undefined;
     await claimProject(mirror, config.DESCOPE_PROJECT_ID);
     await adoptRestoredFeed(mirror);
     const settings: QueueSettings = {
@@ -130,6 +133,14 @@ export async function startService(options: ServiceOptions): Promise<Service> {
     await releases.release().catch(() => undefined);
     throw error;
   }
+}
+
+function startNotifier(mirror: Mirror, log: Logger, releases: ReleaseStack): Notifier {
+  const notifier = createNotifier(mirror, (error) => {
+    log.debug({ err: error }, 'listeners could not be told of changes; they ask by themselves');
+  });
+  releases.push('notifier', () => notifier.stop());
+  return notifier;
 }
 
 function registerChecks({ health, engine, queues, options }: Parts): void {

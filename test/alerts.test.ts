@@ -374,9 +374,8 @@ describe('every alert fires on its fault', () => {
           await world.query(sql`select descope.confirm_changes('search index', '0-0')`);
           await pruneFeed(mirror, { days: 30, steps: 1 }, new AbortController().signal);
           await world.query(sql`update ${userChanges} set written_at = now() - interval '25 days'`);
-          const ids = realUserIds(world).slice(0, 2);
           world.deliver();
-          for (const userId of ids) change(world, userId);
+          for (const userId of realUserIds(world).slice(0, 2)) change(world, userId);
           // As if one had been refused for a day, and the other for an hour.
           await eventually(async () => {
             const failing = await world.query<{ id: string }>(
@@ -384,13 +383,13 @@ describe('every alert fires on its fault', () => {
                   where state = 'waiting' and error is not null group by user_id`,
             );
             expect(failing.length).toBeGreaterThan(1);
-            await world.query(sql`
-              update ${outgoingDeliveries} set attempts = 13, due_at = clock_timestamp()
-              where delivery_id = ${failing[0]?.id ?? ''}::bigint`);
+            await world.query(
+              sql`update ${outgoingDeliveries} set attempts = 13, due_at = clock_timestamp()
+                  where delivery_id = ${failing[0]?.id ?? ''}::bigint`,
+            );
           });
-          await world.query(sql`
-            update ${outgoingDeliveries} set written_at = now() - interval '1 hour'
-            where state = 'waiting'`);
+          const ago = sql`written_at - interval '1 hour'`;
+          await world.query(sql`update ${outgoingDeliveries} set written_at = ${ago}`);
         },
       };
     },

@@ -159,7 +159,7 @@ for (const [queue, hasRedis] of QUEUES) {
       await service.kill();
       await flush();
       expect((await undelivered(s)).waiting).toBeGreaterThan(0);
-      service = await start();
+      await start();
       await live(s, userIds.slice(40), 'three');
       await eventually(async () => {
         await letPass(s, 5);

@@ -20,6 +20,8 @@ export interface Mirror {
   readonly schema: string;
   /** Told of every transaction. */
   readonly traces?: Traces;
+  /** Told after each transaction that may have written to the feed. */
+  readonly onCommit?: (() => void) | undefined;
 }
 
 export interface MirrorOptions {
@@ -30,6 +32,7 @@ export interface MirrorOptions {
   /** Told of connections that died while idle; without a listener they would end the process. */
   readonly onError: (error: Error) => void;
   readonly traces?: Traces;
+  readonly onCommit?: (() => void) | undefined;
 }
 
 /** Postgres ends a statement that takes longer. */
@@ -66,8 +69,8 @@ export function openMirror(options: MirrorOptions): Mirror {
   pool.on('connect', (client) => {
     client.on('error', options.onError);
   });
-  const { schema, traces = NO_TRACES } = options;
-  return { pool, db: drizzle(pool), t: mirrorTables(schema), schema, traces };
+  const { schema, traces = NO_TRACES, onCommit } = options;
+  return { pool, db: drizzle(pool), t: mirrorTables(schema), schema, traces, onCommit };
 }
 
 /** Rows of one statement. The shape is the caller's promise about its own SQL. */
@@ -97,13 +100,15 @@ const CLASHES = new Set(['40P01', '40001']);
  * transactions clashed. Never hold one across a request to Descope.
  */
 export async function transaction<T>(
-  mirror: Pick<Mirror, 'pool' | 'schema' | 'traces'>,
+  mirror: Pick<Mirror, 'pool' | 'schema' | 'traces' | 'onCommit'>,
   work: (tx: Executor) => Promise<T>,
 ): Promise<T> {
   const { traces = NO_TRACES } = mirror;
   for (let attempt = 1; ; attempt++) {
     try {
-      return await traces.span('write', () => runOnce(mirror, work));
+      const result = await traces.span('write', () => runOnce(mirror, work));
+      mirror.onCommit?.();
+      return result;
     } catch (error) {
       if (attempt === 3 || !CLASHES.has(findCode(error) ?? '')) throw error;
     }

@@ -1,7 +1,6 @@
-import { setTimeout as sleep } from 'node:timers/promises';
-
 import { findCode } from '../errors.ts';
 import { read, type Reader } from './reader.ts';
+import { createWaker, type Listener } from './wake.ts';
 
 /* The feed, for applications: every change once and in order, from a cursor of theirs or one that we keep. */
 
@@ -27,8 +26,10 @@ export interface ChangesOptions {
   readonly consumer?: string;
   /** Ends the iteration. Without it the iteration ends once there is nothing more to read. */
   readonly follow?: AbortSignal;
-  /** How long to wait before asking again when following, in ms; 1 s where absent. */
+  /** How long to wait before asking again when following, in ms; 1 s where absent, 30 s with `listener`. */
   readonly everyMs?: number;
+  /** Asks again at once when this is notified that the feed has grown (`FEED_NOTIFY=true`). */
+  readonly listener?: Listener;
   /** Rows a statement; 1,000 where absent. */
   readonly batch?: number;
 }
@@ -57,8 +58,10 @@ export async function* changes(
   reader: Reader,
   options: ChangesOptions = {},
 ): AsyncGenerator<Change, void, undefined> {
-  const { follow, everyMs = 1_000, batch = 1_000 } = options;
+  const { follow, listener, batch = 1_000 } = options;
+  const everyMs = options.everyMs ?? (listener ? 30_000 : 1_000);
   const place = toPlace(reader, options);
+  const waker = await createWaker(listener, reader.schema);
   try {
     while (follow?.aborted !== true) {
       const found = await place.read(batch);
@@ -69,9 +72,10 @@ export async function* changes(
       await place.settle();
       if (found.length === batch) continue;
       if (!follow) return;
-      await sleep(everyMs, undefined, { signal: follow }).catch(() => undefined);
+      await waker.wait(everyMs, follow);
     }
   } finally {
+    waker.stop();
     // Where the loop was left, the change it was left at is not passed.
     await place.settle();
   }

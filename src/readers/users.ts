@@ -11,6 +11,7 @@ export {
   type ChangesOptions,
 } from './feed.ts';
 export type { Queryable, Reader } from './reader.ts';
+export type { Listener } from './wake.ts';
 
 /*
  * What applications import as `rollcall/readers`: typed reads of the mirror, through a connection of

@@ -1,9 +1,11 @@
-import { afterAll, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest';
+import { afterAll, beforeAll, beforeEach, describe, expect, it, onTestFinished, vi } from 'vitest';
 
 import { sql } from 'drizzle-orm';
+import pg from 'pg';
 
+import { createNotifier } from '../../src/feed/notify.ts';
 import { pruneFeed } from '../../src/feed/prune.ts';
-import { databaseNow } from '../../src/mirror/database.ts';
+import { databaseNow, transaction } from '../../src/mirror/database.ts';
 import {
   changes,
   confirmChanges,
@@ -18,6 +20,7 @@ import {
   type Reader,
 } from '../../src/readers/users.ts';
 import { createTestDatabase, type TestDatabase } from '../support/database.ts';
+import { eventually } from '../support/eventually.ts';
 import { look, type Answer } from '../support/look.ts';
 
 let database: TestDatabase;
@@ -131,6 +134,84 @@ describe('changes', () => {
       else stop.abort();
     }
     expect(seen).toEqual(['U1', 'U2']);
+  });
+});
+
+describe('changes with a connection that listens', () => {
+  it('come as soon as Postgres tells of them, though nobody asks for an hour', async () => {
+    const listener = new pg.Client({ connectionString: database.url });
+    await listener.connect();
+    onTestFinished(() => listener.end());
+    const notifier = createNotifier(database.mirror, (error) => {
+      throw error;
+    });
+    onTestFinished(() => notifier.stop());
+    const mirror = { ...database.mirror, onCommit: notifier.poke };
+    const observe = (userId: string) => look(mirror, { [userId]: {} });
+    const stop = new AbortController();
+    const seen: string[] = [];
+    await observe('U0');
+    const options = { follow: stop.signal, listener, everyMs: 3_600_000 };
+    for await (const { userId } of changes(reader, options)) {
+      seen.push(userId);
+      if (seen.length === 4) stop.abort();
+      // After the loop has begun to wait, and while it does not.
+      else if (seen.length === 1) setTimeout(() => void observe('U1'), 50);
+      else await observe(`U${seen.length}`);
+    }
+    expect(seen).toEqual(['U0', 'U1', 'U2', 'U3']);
+    expect(listener.listenerCount('notification')).toBe(0);
+  });
+
+  it('are told of a few times a second at most, and not at all where nothing was written', async () => {
+    const listener = new pg.Client({ connectionString: database.url });
+    await listener.connect();
+    onTestFinished(() => listener.end());
+    const heard: string[] = [];
+    listener.on('notification', ({ payload = '' }) => heard.push(payload));
+    await listener.query('listen descope_changes');
+    let asked = 0;
+    const { db, pool, schema, t } = database.mirror;
+    const counting = new Proxy(db, {
+      get: (target, name, self: unknown) => {
+        if (name === 'execute') asked++;
+        return Reflect.get(target, name, self) as unknown;
+      },
+    });
+    const notifier = createNotifier({ db: counting, t, schema }, (error) => {
+      throw error;
+    });
+    onTestFinished(() => notifier.stop());
+    const mirror = { pool, schema, onCommit: notifier.poke };
+    const commit = () => transaction(mirror, () => Promise.resolve());
+    /** What was heard before this moment: notifications come in the order of their commits. */
+    const untilHeard = async () => {
+      await db.execute(sql`notify descope_changes, 'now'`);
+      await eventually(() => {
+        expect(heard.at(-1)).toBe('now');
+      });
+      return heard.filter((payload) => payload === '').length;
+    };
+    const startedMs = performance.now();
+    for (let at = 0; at < 50; at++) {
+      await see({ [`U${at}`]: {} });
+      await commit();
+    }
+    const most = (performance.now() - startedMs) / 250 + 1;
+    expect(asked).toBeGreaterThan(0);
+    expect(asked).toBeLessThanOrEqual(most);
+    await eventually(async () => {
+      expect(await untilHeard()).toBeGreaterThan(0);
+    });
+    // Until the last of those has been told of.
+    await eventually(async () => {
+      const before = [asked, await untilHeard()];
+      await commit();
+      await eventually(() => {
+        expect(asked).toBeGreaterThan(before[0] ?? 0);
+      });
+      expect(await untilHeard()).toBe(before[1]);
+    });
   });
 });
 

@@ -237,7 +237,55 @@ comment on column descope.status_history.applied is 'Events applied.';
 comment on column descope.status_history.requests is 'Requests to Descope.';
 comment on column descope.status_history.throttled is 'Answers of 429.';
 
-comment on function descope.changes_since(text, integer) is 'The changes after a cursor, oldest first; null begins at the beginning. Each row carries the cursor to go on from. No change is skipped, however late its transaction was committed.';
+comment on table descope.feed_pruned is 'Where the feed begins: up to which of its rows it was pruned. One row, once the hourly pruning has run.';
+comment on column descope.feed_pruned.feed is 'user_changes.';
+comment on column descope.feed_pruned.transaction_id is 'Of the last row that was pruned; 0 where none was.';
+comment on column descope.feed_pruned.seq is 'Of the last row that was pruned; 0 where none was, or since a dump of another server was adopted.';
+comment on column descope.feed_pruned.kept_days is 'FEED_RETENTION_DAYS, as the last pruning had it.';
+comment on column descope.feed_pruned.pruned_at is 'When something was last pruned.';
+
+comment on table descope.feed_cursors is 'How far the consumers have come whose cursor is kept; moved by confirm_changes().';
+comment on column descope.feed_cursors.name is 'Of the consumer.';
+comment on column descope.feed_cursors.cursor is 'Everything up to it has been dealt with.';
+comment on column descope.feed_cursors.moved_at is 'When it last moved.';
+comment on column descope.feed_cursors.begun_at is 'When the consumer first confirmed something.';
+
+comment on table descope.outgoing_endpoints is 'Whom changes are posted to (OUTGOING_URLS), and how far into the feed their deliveries have been put down.';
+comment on column descope.outgoing_endpoints.endpoint_id is 'A hash of the address, which may hold a secret.';
+comment on column descope.outgoing_endpoints.host is 'Of the address.';
+comment on column descope.outgoing_endpoints.cursor is 'Changes up to it are in outgoing_deliveries, or were.';
+comment on column descope.outgoing_endpoints.state is 'active, disabled (it answered 410), cut off (what it had still to get was pruned) or removed (no longer set).';
+comment on column descope.outgoing_endpoints.reason is 'Why it is not active.';
+comment on column descope.outgoing_endpoints.changed_at is 'When the state last changed.';
+
+comment on table descope.outgoing_deliveries is 'Changes on their way to an endpoint, and afterwards the log of that.';
+comment on column descope.outgoing_deliveries.delivery_id is 'In the order of the feed, for each endpoint.';
+comment on column descope.outgoing_deliveries.endpoint_id is 'Whom it goes to.';
+comment on column descope.outgoing_deliveries.webhook_id is 'The same at each attempt: receivers know repeats by it.';
+comment on column descope.outgoing_deliveries.cursor is 'Of the change.';
+comment on column descope.outgoing_deliveries.user_id is 'Of the change. Only the oldest delivery of a user that is neither delivered nor dropped is posted.';
+comment on column descope.outgoing_deliveries.kind is 'Of the change: created, updated, deleted or restored.';
+comment on column descope.outgoing_deliveries.changed is 'Names of the fields that changed.';
+comment on column descope.outgoing_deliveries.observed_at is 'Of the change.';
+comment on column descope.outgoing_deliveries.witness is 'Of the change.';
+comment on column descope.outgoing_deliveries.written_at is 'When the change was written to the feed.';
+comment on column descope.outgoing_deliveries.state is 'waiting, delivered, parked (given up until it is replayed) or dropped.';
+comment on column descope.outgoing_deliveries.attempts is 'How often it was posted, the attempt under way included.';
+comment on column descope.outgoing_deliveries.due_at is 'When it may be posted.';
+comment on column descope.outgoing_deliveries.taken_until is 'Until then somebody is posting it.';
+comment on column descope.outgoing_deliveries.status is 'HTTP status of the last answer; null where none came.';
+comment on column descope.outgoing_deliveries.error is 'Why the last attempt failed.';
+comment on column descope.outgoing_deliveries.ended_at is 'When it was delivered, parked or dropped.';
+
+comment on function descope.changes_since(text, integer) is 'The changes after a cursor, oldest first; null begins at the beginning, for as long as nothing was pruned. A cursor whose next changes were pruned is refused (RC001). Each row carries the cursor to go on from. No change is skipped, however late its transaction was committed.';
+comment on function descope.parse_cursor(text) is 'The place in the feed that a cursor names; null is before its first row.';
+comment on function descope.feed_pruned_to() is 'Up to where the feed was pruned. Runs with the rights of its owner, so that readers of the feed need no other grant.';
+comment on function descope.is_in_feed(xid8, bigint) is 'Whether the feed can be read on from this place.';
+comment on function descope.assert_in_feed(xid8, bigint) is 'Refuses a place that the feed cannot be read on from: RC001 where what follows was pruned, 22023 where it is of another database.';
+comment on function descope.feed_horizon() is 'The oldest transaction that may still bring rows of the feed; those below it are all there for statements after this one.';
+comment on function descope.feed_head() is 'The cursor of the last change there is. Ask it in a statement of its own, then read a snapshot, then go on from it with changes_since().';
+comment on function descope.read_changes(text, integer) is 'The changes after what this consumer has confirmed. Moves nothing. Runs with the rights of its owner, for whom it is granted to.';
+comment on function descope.confirm_changes(text, text) is 'Notes that a consumer has dealt with everything up to a cursor; returns the one that is kept, which never moves back. Runs with the rights of its owner, for whom it is granted to.';
 comment on function descope.members_of_role(text) is 'Rows of role_members of one role, by index; further conditions may follow.';
 comment on function descope.user_freshness(text) is 'How fresh the mirror is about one user, a row also for an id it does not know (observed_at is null then). as_of: as of when it is known to be right. proven_to: what the watermarks prove of the user. Then what is open: events of the user that are not applied or were given up, events that name nobody, the state of an undecided deletion. Runs with the rights of its owner.';
 comment on function descope.user_as_of(text) is 'As of when what the mirror holds of a user, or that it holds none, is known to be right: when the user was last looked at or, where that is later, what both pulls or the last sweep prove.';
