@@ -1,4 +1,5 @@
 import { startOutgoing } from '../jobs/outgoing.ts';
+import { createNotifier, type Notifier } from './feed/notify.ts';
 import { backoffMs } from './outgoing/backoff.ts';
 import { toEndpoints } from './outgoing/endpoints.ts';
 import { post } from './outgoing/post.ts';
@@ -9,9 +10,11 @@ import type { Ticks } from '../jobs/ticks.ts';
 import type { Config } from './config.ts';
 import type { Engine } from './engine.ts';
 import type { Logger } from './log.ts';
+import type { Mirror } from './mirror/database.ts';
+import type { ReleaseStack } from './release.ts';
 import type { DeliverDeps } from './outgoing/deliver.ts';
 
-/* Outgoing deliveries, put together from the settings. */
+/* What tells others of changes, put together from the settings. */
 
 interface Parts {
   readonly config: Config;
@@ -62,4 +65,13 @@ export function startDeliveries(
       log.warn({ err: error }, 'deliveries could not be looked for; the next look is in a second');
     },
   });
+}
+
+/** Tells listeners of Postgres that the feed has grown; poked after each transaction. */
+export function startNotifier(mirror: Mirror, log: Logger, releases: ReleaseStack): Notifier {
+  const notifier = createNotifier(mirror, (error) => {
+    log.debug({ err: error }, 'listeners could not be told of changes; they ask by themselves');
+  });
+  releases.push('notifier', () => notifier.stop());
+  return notifier;
 }

@@ -12,15 +12,14 @@ import { verify } from '../jobs/verify.ts';
 import { startWorkers } from '../jobs/workers.ts';
 import { startAdministration } from './administration.ts';
 import { createEngine, type Engine } from './engine.ts';
-import { createNotifier, type Notifier } from './feed/notify.ts';
 import { createHealth, type Health } from './http/health.ts';
 import { startPublicServer } from './http/public.ts';
 import { createInbox } from './inbox/record.ts';
-import { databaseNow, openMirror, readMirrorId, type Mirror } from './mirror/database.ts';
+import { databaseNow, openMirror, readMirrorId } from './mirror/database.ts';
 import { migrateMirror } from './mirror/migrate.ts';
 import { claimProject } from './mirror/project.ts';
 import { adoptRestoredFeed } from './mirror/restored.ts';
-import { createOutgoing, startDeliveries } from './outgoingWork.ts';
+import { createOutgoing, startDeliveries, startNotifier } from './outgoingWork.ts';
 import { createReleaseStack, type ReleaseStack } from './release.ts';
 import { startTraces, type Traces } from './traces.ts';
 import { readVersion } from './version.ts';
@@ -133,14 +132,6 @@ export async function startService(options: ServiceOptions): Promise<Service> {
     await releases.release().catch(() => undefined);
     throw error;
   }
-}
-
-function startNotifier(mirror: Mirror, log: Logger, releases: ReleaseStack): Notifier {
-  const notifier = createNotifier(mirror, (error) => {
-    log.debug({ err: error }, 'listeners could not be told of changes; they ask by themselves');
-  });
-  releases.push('notifier', () => notifier.stop());
-  return notifier;
 }
 
 function registerChecks({ health, engine, queues, options }: Parts): void {

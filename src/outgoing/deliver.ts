@@ -65,6 +65,7 @@ async function deliverTo(
   const underWay = new Set<Promise<void>>();
   const failures: unknown[] = [];
   while (!signal.aborted && failures.length === 0 && performance.now() - startedAtMs < RUN_MS) {
+    const wasIdle = underWay.size === 0;
     const takenAtMs = performance.now();
     const options = { mirrorId, concurrency: CONCURRENCY };
     for (const delivery of await takeDeliveries(mirror, endpoint.endpointId, options)) {
@@ -75,8 +76,9 @@ async function deliverTo(
         .finally(() => underWay.delete(one));
       underWay.add(one);
     }
-    if (underWay.size === 0) break;
-    await Promise.race(underWay);
+    // What was settled while we looked may have let the next one of its user go.
+    if (underWay.size > 0) await Promise.race(underWay);
+    else if (wasIdle) break;
   }
   await Promise.all(underWay);
   if (failures.length > 0) throw failures[0];
