@@ -161,10 +161,10 @@ function withBudget(clock: ClockComparison, next: Send): Attempt {
     const { budget, call } = context;
     const observedAt = await budget.take(call.priority, call.signal);
     const sentMs = performance.now();
-    const { status, headers, text } = await next(input, init, context);
+    const { status, date, retryAfter, text } = await next(input, init, context);
     // Error pages are often some proxy's, and so is their date.
-    if (status === 200) clock.note(observedAt, performance.now() - sentMs, headers.get('date'));
-    const retryAfterMs = status === 429 ? toRetryAfterMs(headers, Date.now()) : 0;
+    if (status === 200) clock.note(observedAt, performance.now() - sentMs, date);
+    const retryAfterMs = status === 429 ? toRetryAfterMs(retryAfter, date, Date.now()) : 0;
     if (status === 429) await budget.silence(retryAfterMs);
     return { status, text, retryAfterMs, observedAt };
   };

@@ -8,24 +8,32 @@ import { Agent, request } from 'undici';
  * cost more processor time than all else on a page's way to us.
  */
 
-/** What of an answer's head anybody reads. */
-const HEADERS = ['date', 'retry-after'];
-
 export interface Received {
   readonly status: number;
-  readonly headers: Headers;
+  /** Of its head what anybody reads; null where it is not there. */
+  readonly date: string | null;
+  readonly retryAfter: string | null;
   readonly text: string;
 }
 
+/** A page of a thousand users is some MB: more than this is no answer, whoever sends it (guarantee G8). */
+const MAX_BODY_BYTES = 64 * 1024 * 1024;
+const BOUND = { maxOutputLength: MAX_BODY_BYTES };
+
 /** How bodies may come packed. */
 const UNPACK: Readonly<Record<string, (body: Uint8Array) => Promise<Uint8Array>>> = {
-  gzip: promisify(gunzip),
-  br: promisify(brotliDecompress),
+  gzip: (body) => promisify(gunzip)(body, BOUND),
+  br: (body) => promisify(brotliDecompress)(body, BOUND),
 };
-const ACCEPT_ENCODING = Object.keys(UNPACK).join(', ');
+/** Whoever guards Descope's door may turn away a request that does not say who asks. */
+const HEADERS = {
+  'accept-encoding': Object.keys(UNPACK).join(', '),
+  accept: '*/*',
+  'user-agent': 'rollcall',
+};
 
 /** The connections of all clients. */
-const agent = new Agent();
+const agent = new Agent({ maxResponseSize: MAX_BODY_BYTES });
 
 /**
  * Sends, and reads the whole answer. Follows no redirect: it would repeat a POST as a GET, and carry the
@@ -42,29 +50,27 @@ export async function receive(
     {
       dispatcher: agent,
       method: init.method === 'POST' ? 'POST' : 'GET',
-      headers: {
-        'accept-encoding': ACCEPT_ENCODING,
-        ...Object.fromEntries(new Headers(init.headers)),
-      },
+      headers: { ...HEADERS, ...Object.fromEntries(new Headers(init.headers)) },
       body: typeof init.body === 'string' ? init.body : null,
       signal,
     },
   );
-  const reading = body.bytes().then((bytes) => toText(bytes, headers['content-encoding']));
+  const reading = body.bytes().then((bytes) => decode(bytes, toText(headers['content-encoding'])));
   return {
     status: statusCode,
-    headers: new Headers(
-      HEADERS.flatMap((name) => {
-        const value = headers[name];
-        return typeof value === 'string' ? [[name, value]] : [];
-      }),
-    ),
+    date: toText(headers['date']),
+    retryAfter: toText(headers['retry-after']),
     // A throttle is heard whether its body arrives or not.
     text: statusCode === 429 ? await reading.catch(() => '') : await reading,
   };
 }
 
-async function toText(bytes: Uint8Array, encoding: unknown): Promise<string> {
-  const unpack = typeof encoding === 'string' ? UNPACK[encoding.toLowerCase()] : undefined;
+function toText(header: string | string[] | undefined): string | null {
+  return typeof header === 'string' ? header : null;
+}
+
+async function decode(bytes: Uint8Array, encoding: string | null): Promise<string> {
+  // An answer without a body may still say how it would be packed.
+  const unpack = bytes.length > 0 ? UNPACK[encoding?.toLowerCase() ?? ''] : undefined;
   return new TextDecoder().decode(unpack ? await unpack(bytes) : bytes);
 }

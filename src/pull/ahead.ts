@@ -27,16 +27,21 @@ export async function* ahead(
   if (first.done) return;
   yield first.value;
   let reading = readOn(source);
-  for (;;) {
-    if (!isPatient()) reading.finish();
-    const { steps, end } = await reading.read;
-    if (!end) reading = readOn(source);
-    const joined = joinSteps(steps);
-    if (joined) yield joined;
-    if (end) {
-      end();
-      return;
+  try {
+    for (;;) {
+      if (!isPatient()) reading.finish();
+      const { steps, end } = await reading.read;
+      if (!end) reading = readOn(source);
+      const joined = joinSteps(steps);
+      if (joined) yield joined;
+      if (end) {
+        end();
+        return;
+      }
     }
+  } finally {
+    // Whoever stops writing wants nothing more read.
+    reading.finish();
   }
 }
 

@@ -68,6 +68,21 @@ it('asks for packed answers, and unpacks them', async () => {
   }
 });
 
+it('takes an answer without a body for what its status says, however it would be packed', async () => {
+  answerPacked('gzip', new Uint8Array());
+  expect(await askAt('/empty')).toBe('');
+});
+
+it('says who asks', async () => {
+  await askAt('/any');
+  expect(server.seen[0]?.headers['user-agent']).toBe('rollcall');
+});
+
+it('takes more than 64 MiB for no answer, however small it was packed', async () => {
+  answerPacked('gzip', gzipSync(Buffer.alloc(65 * 1024 * 1024)));
+  await expect(askAt('/bomb')).rejects.toBeInstanceOf(DescopeUnavailable);
+});
+
 it('takes what cannot be unpacked for no answer', async () => {
   answerPacked('gzip', gzipSync('{"users":[]}').subarray(0, 15));
   await expect(askAt('/cut')).rejects.toBeInstanceOf(DescopeUnavailable);

@@ -103,3 +103,14 @@ it('fails only when all that was read before has been given', async () => {
   expect(value && idsOf(value)).toEqual(['U2', 'U3']);
   await expect(steps.next()).rejects.toBe(failure);
 });
+
+it('reads no further than the step under way once the caller has stopped', async () => {
+  const source = createSource(9);
+  const steps = ahead(source.read(), impatient);
+  await steps.next();
+  await steps.next();
+  const { asked } = source;
+  await steps.return();
+  await settled();
+  expect(source.asked).toBeLessThanOrEqual(asked + 1);
+});
