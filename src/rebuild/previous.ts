@@ -34,7 +34,8 @@ export async function rollBack(
   const carrying: Carrying = {
     from: mirror.t,
     to: mirrorTables(mirror.schema, '_previous'),
-    rule: sql`f.observed_at > ${previous?.replacedAt ?? 'infinity'}::timestamptz
+    // By when it was written too: a writer that the swap made wait had looked before it.
+    rule: sql`greatest(f.observed_at, f.changed_at) > ${previous?.replacedAt ?? 'infinity'}::timestamptz
       or (f.deleted_at is null) <> (n.user_id is not null and n.deleted_at is null)
       or (f.deleted_at is not null and n.deleted_at is not null)`,
   };

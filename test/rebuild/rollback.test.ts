@@ -1,6 +1,10 @@
 import { sql } from 'drizzle-orm';
 import { describe, expect, it } from 'vitest';
 
+import { applyObservations } from '../../src/apply/apply.ts';
+import { toUserRow } from '../../src/descope/users.ts';
+import { databaseNow, transaction } from '../../src/mirror/database.ts';
+import { toPresent } from '../../src/observation.ts';
 import { withoutCredentials } from '../commands/context.ts';
 import { startProcess } from '../support/process.ts';
 import { realUserIds } from '../support/world.ts';
@@ -60,6 +64,31 @@ describe('rollcall rebuild --rollback', () => {
     ).toHaveLength(2);
     expect((await runRebuild(s)).exitCode).toBe(0);
     await s.assertEqual();
+  });
+
+  it('keeps what was loaded before the swap, and written after it had made the writer wait', async () => {
+    const s = await filled({ simulator: { users: 30 } });
+    const { mirror } = s.database;
+    const [userId = ''] = realUserIds(s);
+    // Everyone is read: what follows is the swap.
+    expect((await runRebuild(s, 'dryRun')).exitCode).toBe(0);
+    const loadedAt = await databaseNow(mirror);
+    expect((await runRebuild(s)).exitCode).toBe(0);
+    const loaded = { userId, loginIds: [userId], givenName: 'Late', createdTime: 1_700_000_000 };
+    const row = toUserRow(loaded);
+    if (!row) throw new Error('not a user');
+    const { updated } = await transaction(mirror, (tx) =>
+      applyObservations(tx, mirror.t, [toPresent(row, loadedAt, 'load')], 'webhook'),
+    );
+    expect(updated).toEqual([userId]);
+
+    expect((await runRebuild(s, 'rollback')).exitCode).toBe(0);
+
+    expect(
+      await s.query(
+        sql`select given_name as name from descope.live_users where user_id = ${userId}`,
+      ),
+    ).toEqual([{ name: 'Late' }]);
   });
 
   it('needs no credentials, and leaves an entry in the admin log like the rebuild', async () => {
