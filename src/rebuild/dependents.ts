@@ -17,6 +17,8 @@ export interface Dependent {
   readonly statement: string;
   /** The relation that the statement locks; null for a function. */
   readonly relation: string | null;
+  /** Locks that relation against everybody, and nothing that it reads; null for a function. */
+  readonly lock: string | null;
   /** Why we may not; null where we may. */
   readonly refusal: string | null;
 }
@@ -55,6 +57,9 @@ export async function listDependents(
                                   from pg_options_to_table(v.reloptions)) || ')',
                     pg_get_viewdef(v.oid)) as statement,
              v.oid::regclass::text as relation,
+             -- To where it is: to lock a view as a table locks whatever it reads, too.
+             format('alter view %s set schema %s', v.oid::regclass, v.relnamespace::regnamespace)
+               as lock,
              ${refusalOf(sql`v.relowner`, sql`v.relnamespace`)} as refusal
       from ${hangingOn(schema)} as h
       join pg_rewrite r on h.classid = 'pg_rewrite'::regclass and r.oid = h.objid
@@ -64,13 +69,15 @@ export async function listDependents(
              format('alter policy %I on %s%s%s', polname, polrelid::regclass,
                     ' using (' || pg_get_expr(polqual, polrelid) || ')',
                     ' with check (' || pg_get_expr(polwithcheck, polrelid) || ')'),
-             polrelid::regclass::text, ${refusalOf(sql`c.relowner`, sql`c.relnamespace`)}
+             polrelid::regclass::text,
+             format('lock table only %s in access exclusive mode', polrelid::regclass),
+             ${refusalOf(sql`c.relowner`, sql`c.relnamespace`)}
       from ${hangingOn(schema)} as h
       join pg_policy p on h.classid = 'pg_policy'::regclass and p.oid = h.objid
       join pg_class c on c.oid = polrelid
       where polrelid not in (select oid from ${tablesOf(schema, '')} as ours)
       union all
-      select distinct 'function', p.oid::regprocedure::text, pg_get_functiondef(p.oid), null,
+      select distinct 'function', p.oid::regprocedure::text, pg_get_functiondef(p.oid), null, null,
              ${refusalOf(sql`p.proowner`, sql`p.pronamespace`)}
       from ${hangingOn(schema)} as h
       join pg_proc p on h.classid = 'pg_proc'::regclass and p.oid = h.objid and not h.by_type

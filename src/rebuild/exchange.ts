@@ -31,8 +31,10 @@ export async function exchange(
   attempt: number,
 ): Promise<void> {
   const { schema } = mirror;
-  const locked = relationsOf(await listDependents(tx, mirror));
-  await lockOut(tx, mirror, locked, attempt);
+  const first = await listDependents(tx, mirror);
+  const locked = relationsOf(first);
+  const locks = new Set(first.flatMap(({ lock }) => lock ?? []));
+  await lockOut(tx, mirror, [...locks], attempt);
   const mismatches = await listMismatches(tx, mirror, incoming);
   if (mismatches.length > 0) throw new CannotSwap(mismatches.map((one) => `not in both: ${one}`));
   const dependents = await listDependents(tx, mirror);

@@ -1,5 +1,7 @@
-import { sql, type SQL } from 'drizzle-orm';
 import { setTimeout as delay } from 'node:timers/promises';
+
+import { getTableName, sql } from 'drizzle-orm';
+import pg from 'pg';
 
 import { findCode } from '../errors.ts';
 import { rows, type Executor, type Mirror } from '../mirror/database.ts';
@@ -22,25 +24,28 @@ const WRITERS_WAIT_MS = 2_000;
 const LOOK_EVERY_MS = 100;
 const PAUSE_MS = 50;
 
-/** 57014 cancelled or statement_timeout, 55P03 lock_timeout, 40P01 deadlock. */
-const GIVEN_UP = new Set(['57014', '55P03', '40P01']);
+/** 57014 cancelled or statement_timeout, 55P03 lock_timeout, 40P01 deadlock, 42P01 a view was dropped or moved. */
+const GIVEN_UP = new Set(['57014', '55P03', '40P01', '42P01']);
 
 /**
- * Locks views and tables of all generations against everybody.
+ * Locks the tables of all generations against everybody, and before them what `locks` says.
+ * @param locks statements, one for each view or table that reads them
  * @param attempt how often this has failed before, from 0
  * @throws ReadersBusy; nothing is locked then
  */
 export async function lockOut(
   tx: Executor,
   mirror: Pick<Mirror, 'db' | 't'>,
-  relations: readonly string[],
+  locks: readonly string[],
   attempt: number,
 ): Promise<void> {
   const tables = (await generations(tx, mirror.t)).flatMap((one) => [one.userTenants, one.users]);
-  const all = sql.join(
-    [...relations.map((name) => sql.raw(name)), ...tables.map((t) => sql`${t}`)],
-    sql`, `,
+  const names = tables.map((table) =>
+    [mirror.t.schema.schemaName, getTableName(table)]
+      .map((one) => pg.escapeIdentifier(one))
+      .join('.'),
   );
+  const all = [...locks, `lock table only ${names.join(', only ')} in access exclusive mode`];
   const limitMs = Math.min(QUEUE_MS.most, QUEUE_MS.least * 2 ** attempt);
   const startedMs = performance.now();
   do {
@@ -54,7 +59,7 @@ export async function lockOut(
 async function isLocked(
   tx: Executor,
   { db }: Pick<Mirror, 'db'>,
-  all: SQL,
+  all: readonly string[],
   limitMs: number,
 ): Promise<boolean> {
   await tx.execute(sql`savepoint readers`);
@@ -63,7 +68,8 @@ async function isLocked(
   const [self] = await rows<{ pid: number }>(tx, sql`select pg_backend_pid() as pid`);
   const watching = giveWay(db, self?.pid ?? 0);
   try {
-    await tx.execute(sql`lock table ${all} in access exclusive mode`);
+    // One statement, so that the limit is that of all of them.
+    await tx.execute(sql.raw(`do ${pg.escapeLiteral(`begin ${all.join('; ')}; end`)}`));
   } catch (error) {
     await watching.stop();
     await tx.execute(sql`rollback to savepoint readers`);
@@ -72,6 +78,8 @@ async function isLocked(
   }
   await watching.stop();
   await tx.execute(sql`set local statement_timeout to default`);
+  // Views that are bound again ask for whatever else they read.
+  await tx.execute(sql.raw(`set local lock_timeout = ${limitMs}`));
   return true;
 }
 

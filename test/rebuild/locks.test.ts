@@ -108,6 +108,17 @@ describe('the swap', () => {
     }
   });
 
+  it('locks a view, and nothing else that the view reads', async () => {
+    const s = await filled({ simulator: { users: 30 } });
+    const shop = await connect(s);
+    await shop.query(`create schema app; create table app.orders (user_id text);
+      create view app.buyers as select user_id from descope.users join app.orders using (user_id)`);
+    await shop.query('begin; lock table app.orders in access share mode');
+    expect((await runRebuild(s)).exitCode).toBe(0);
+    await shop.query('commit');
+    expect(await isSwapped(s)).toBe(true);
+  });
+
   it('waits for a transaction that still sees the database as it was before everyone was read', async () => {
     const s = await filled();
     const old = await connect(s);
