@@ -40,6 +40,8 @@ export type Told = Record<Difference['kind'], number>;
 
 /** How long writers, which queue up behind us, may have to wait for others before us. */
 const WRITERS_MS = 3_000;
+/** A client that has vanished in the midst of it holds up nobody for longer. */
+const SILENT_MS = 15_000;
 /** Between two tries in which readers, or a long transaction, did not make room. */
 const WAITS_MS = [250, 500, 1_000, 2_000, 4_000, 8_000];
 
@@ -73,6 +75,7 @@ async function swapOnce(
 ): Promise<Told> {
   const { carrying, incoming } = swapping;
   await tx.execute(sql.raw(`set local lock_timeout = ${WRITERS_MS}`));
+  await tx.execute(sql.raw(`set local idle_in_transaction_session_timeout = ${SILENT_MS}`));
   await tx.execute(sql`lock table only ${mirror.t.userChanges} in share row exclusive mode`);
   const told: Told = { created: 0, updated: 0, restored: 0, deleted: 0 };
   const carried = new Set<string>();

@@ -4,8 +4,11 @@ import { describe, expect, it, onTestFinished } from 'vitest';
 
 import { applyObservations } from '../../src/apply/apply.ts';
 import { toUserRow } from '../../src/descope/users.ts';
-import { databaseNow, transaction } from '../../src/mirror/database.ts';
+import { databaseNow, rows, transaction, type Executor } from '../../src/mirror/database.ts';
+import { mirrorTables } from '../../src/mirror/schema.ts';
 import { toPresent } from '../../src/observation.ts';
+import { now } from '../../src/rebuild/batches.ts';
+import { swap } from '../../src/rebuild/swap.ts';
 import { eventually } from '../support/eventually.ts';
 import { filled, runRebuild, tables } from './rebuildScene.ts';
 import { atLeast, startReader } from './readers.ts';
@@ -117,6 +120,28 @@ describe('the swap', () => {
     expect((await runRebuild(s)).exitCode).toBe(0);
     await shop.query('commit');
     expect(await isSwapped(s)).toBe(true);
+  });
+
+  it('is ended by Postgres where its client has fallen silent in the midst of it', async () => {
+    const s = await filled({ simulator: { users: 30 } });
+    const { mirror } = s.database;
+    expect((await runRebuild(s, 'dryRun')).exitCode).toBe(0);
+    const limits: unknown[] = [];
+    const swapping = {
+      incoming: '_next',
+      carrying: { from: mirror.t, to: mirrorTables(mirror.schema, '_next'), rule: sql`true` },
+      differing: new Set<string>(),
+      since: await now(mirror.db),
+      assertSettled: () => Promise.resolve(),
+      along: async (tx: Executor) => {
+        const show = sql`show idle_in_transaction_session_timeout`;
+        limits.push(...(await rows(tx, show)));
+        throw new Error('seen');
+      },
+    } as const;
+    const { signal } = new AbortController();
+    await expect(swap(mirror, swapping, { signal, patienceMs: 0 })).rejects.toThrow('seen');
+    expect(limits).toEqual([{ idle_in_transaction_session_timeout: '15s' }]);
   });
 
   it('waits for a transaction that still sees the database as it was before everyone was read', async () => {
