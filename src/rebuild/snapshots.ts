@@ -42,6 +42,7 @@ async function listHolders({ db }: Mirror): Promise<Holder[]> {
         from pg_stat_activity a join pg_locks l using (pid)
         where a.datname = current_database() and pid <> pg_backend_pid() and backend_xmin is not null
           and locktype = 'virtualxid' and mode = 'ExclusiveLock'
-          and backend_type is distinct from 'autovacuum worker'`,
+          -- Of the server's own workers, which have no user and read none of it; their type only some may see.
+          and a.usesysid is not null`,
   );
 }
