@@ -5,6 +5,7 @@ import { readGenerations } from '../mirror/generations.ts';
 import { mirrorTables } from '../mirror/schema.ts';
 import { compareGenerations, type Comparison } from './compare.ts';
 import { assertSwappable, discardNext } from './fill.ts';
+import { waitForSnapshots } from './snapshots.ts';
 import { dropGeneration, hasGeneration } from './structure.ts';
 import { swap, type Told } from './swap.ts';
 
@@ -41,6 +42,7 @@ export async function rollBack(
   };
   await transaction(mirror, (tx) => assertSwappable(tx, mirror));
   const comparison = await compareGenerations(mirror, carrying);
+  await waitForSnapshots(mirror, options);
   const told = await swap(
     mirror,
     {

@@ -1,10 +1,13 @@
 import { sql } from 'drizzle-orm';
-import { describe, expect, it } from 'vitest';
+import pg from 'pg';
+import { describe, expect, it, onTestFinished } from 'vitest';
 
 import { applyObservations } from '../../src/apply/apply.ts';
 import { toUserRow } from '../../src/descope/users.ts';
 import { databaseNow, transaction } from '../../src/mirror/database.ts';
 import { toPresent } from '../../src/observation.ts';
+import { ReadersBusy } from '../../src/rebuild/failures.ts';
+import { rollBack } from '../../src/rebuild/previous.ts';
 import { withoutCredentials } from '../commands/context.ts';
 import { startProcess } from '../support/process.ts';
 import { realUserIds } from '../support/world.ts';
@@ -89,6 +92,20 @@ describe('rollcall rebuild --rollback', () => {
         sql`select given_name as name from descope.live_users where user_id = ${userId}`,
       ),
     ).toEqual([{ name: 'Late' }]);
+  });
+
+  it('waits for a transaction that still sees the database as it was before', async () => {
+    const s = await filled({ simulator: { users: 30 } });
+    expect((await runRebuild(s)).exitCode).toBe(0);
+    const old = new pg.Client({ connectionString: s.database.url });
+    await old.connect();
+    onTestFinished(() => old.end());
+    await old.query('begin isolation level repeatable read; select 1');
+    const { signal } = new AbortController();
+    const back = () => rollBack(s.database.mirror, { signal, patienceMs: 0 });
+    await expect(back()).rejects.toThrow(ReadersBusy);
+    await old.query('commit');
+    expect(await back()).toMatchObject({ told: { deleted: 0 } });
   });
 
   it('needs no credentials, and leaves an entry in the admin log like the rebuild', async () => {
