@@ -91,6 +91,28 @@ describe('reduceTombstones', () => {
     expect(await reduce(30)).toBe(0);
   });
 
+  it('leaves no more of them where a rebuild fills tables, or keeps those it has replaced', async () => {
+    await bury(31, 'U1');
+    await bury(29, 'U2');
+    const others = ['users_next', 'users_previous'];
+    for (const name of others) {
+      await mirror.db.execute(sql`
+        create table ${sql.raw(`descope.${name}`)} (like descope.users including all)`);
+      await mirror.db.execute(
+        sql`insert into ${sql.raw(`descope.${name}`)} select * from descope.users`,
+      );
+    }
+    expect(await reduce(30)).toBe(1);
+    for (const name of others) {
+      const left = await rows(
+        mirror.db,
+        sql`select user_id as id from ${sql.raw(`descope.${name}`)} where raw <> '{}'`,
+      );
+      expect(left).toEqual([{ id: 'U2' }]);
+    }
+    expect(await stored('U1')).toMatchObject({ raw: {} });
+  });
+
   it('takes none that is younger, and nobody who is there', async () => {
     await bury(31, 'U1');
     await bury(29, 'U2');
