@@ -72,7 +72,11 @@ async function applyBatch(batch: Batch, observations: Observation[]): Promise<vo
   // A further turn happens only for users that another transaction wrote between our read and our
   // write; by then its row can be seen.
   while (remaining.length > 0) {
-    const decided = decideAll(remaining, await readStored(tx, t, remaining));
+    const { stored, erased } = await readStored(tx, t, remaining);
+    const isErased = ({ userId }: Observation) => erased.has(userId);
+    if (erased.size > 0) await noteErased(batch, remaining.filter(isErased));
+    const open = remaining.filter((o) => !isErased(o));
+    const decided = decideAll(open, stored);
     tally(batch.summary, decided);
     const lost = await insertNew(batch, decided);
     const locked = await writeExisting(batch, decided);
@@ -95,14 +99,40 @@ async function readStored(
   tx: Executor,
   t: MirrorTables,
   observations: readonly Observation[],
-): Promise<Map<string, StoredUser>> {
-  const found = await rows<StoredUser & { userId: string }>(
+): Promise<{ stored: Map<string, StoredUser>; erased: ReadonlySet<string> }> {
+  const userIds = textArray(observations.map((o) => o.userId));
+  const found = await rows<StoredUser & { userId: string; isErased: boolean }>(
     tx,
     sql`select user_id as "userId", content_hash as "contentHash", deleted_at is not null as gone,
-               ${asInstant(sql`observed_at`)} as "observedAt"
-        from ${t.users} where user_id = any(${textArray(observations.map((o) => o.userId))})`,
+               ${asInstant(sql`observed_at`)} as "observedAt", false as "isErased"
+        from ${t.users} where user_id = any(${userIds})
+        union all
+        select user_id, '', true, ${asInstant(sql`erased_at`)}, true
+        from ${t.erasures} where user_id = any(${userIds})`,
   );
-  return new Map(found.map((row) => [row.userId, row]));
+  const erased = new Set(found.filter((row) => row.isErased).map((row) => row.userId));
+  return { stored: new Map(found.map((row) => [row.userId, row])), erased };
+}
+
+/**
+ * Keeps of users who were erased whether the directory still shows them, and nothing else: its counts are
+ * held against ours.
+ */
+async function noteErased({ tx, t, summary }: Batch, seen: readonly Observation[]): Promise<void> {
+  summary.erased.push(...seen.map((o) => o.userId));
+  const records = JSON.stringify(
+    seen.map((o) => {
+      const created = o.kind === 'present' ? o.row.createdTime : null;
+      return { user_id: o.userId, at: o.observedAt, is_there: o.kind === 'present', created };
+    }),
+  );
+  await tx.execute(sql`
+    update ${t.erasures} as e
+    set seen_at = case when r.is_there then r.at end, created_time = r.created
+    from jsonb_to_recordset(${records}::jsonb)
+      as r(user_id text, at timestamptz, is_there boolean, created timestamptz)
+    where e.user_id = r.user_id and coalesce(e.seen_at, '-infinity') < r.at
+      and (r.is_there or e.seen_at is not null)`);
 }
 
 /**
@@ -134,6 +164,7 @@ function insertUsers({ t, witness }: Batch, present: readonly Present[]): SQL {
       insert into ${t.users} (${userColumns}, observed_at, changed_at, witness)
       select ${recordColumns}, r.observed_at, ${changedAt(t)}, ${witness}
       from jsonb_to_recordset(${toUserRecords(present)}::jsonb) as r(${userRecordType})
+      where ${isNotErased(t)}
       on conflict (user_id) do nothing
       returning user_id, observed_at
     ), tenants as (
@@ -169,6 +200,15 @@ function insertTombstones({ t, witness }: Batch, absent: readonly Observation[])
     insert into ${t.users} (user_id, observed_at, changed_at, deleted_at, witness)
     select user_id, observed_at, clock_timestamp(), clock_timestamp(), ${witness}
     from jsonb_to_recordset(${records}::jsonb) as r(user_id text, observed_at timestamptz)
+    where ${isNotErased(t)}
     on conflict (user_id) do nothing
     returning user_id as "userId"`;
+}
+
+/**
+ * Of rows `r`, or `f`: not of users who were erased. In the write itself, which sees every erasure that ended
+ * before it: one under way lets nobody write.
+ */
+export function isNotErased(t: MirrorTables, of: 'r' | 'f' = 'r'): SQL {
+  return sql`not exists (select from ${t.erasures} e where e.user_id = ${sql.raw(of)}.user_id)`;
 }

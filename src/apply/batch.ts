@@ -17,6 +17,8 @@ export interface ApplySummary {
   readonly refused: string[];
   /** Seen older than what the mirror has, and so not written. */
   readonly stale: string[];
+  /** Erased by a person, and so never written. */
+  readonly erased: string[];
   unchanged: number;
 }
 
@@ -47,6 +49,7 @@ export function emptySummary(): ApplySummary {
     deleted: [],
     refused: [],
     stale: [],
+    erased: [],
     unchanged: 0,
   };
 }

@@ -1,5 +1,6 @@
 import { sql } from 'drizzle-orm';
 
+import { redactResolved } from '../inbox/redact.ts';
 import { asInstant, rows, textArray, transaction, type Executor } from '../mirror/database.ts';
 import { applyObservations } from './apply.ts';
 import { deleteReported, type Breaker } from './deletions.ts';
@@ -88,10 +89,15 @@ export async function applyEvents(
     for (const absence of absent) absences.set(absence.userId, absence);
   }
   const reported = new Set(userIds.filter(suspected));
+  const byLoginId = new Set(idsOfEvents(due.filter((event) => event.userIds.length === 0)));
   return transaction(deps.mirror, async (tx) => {
     const known = await readKnown(deps, tx, userIds);
     const sight = { seen, absences, reported, ...known };
-    return commit(deps, tx, sight, named);
+    const applied = await commit(deps, tx, sight, named);
+    // Whose login id it was nobody could tell before.
+    const resolved = named.filter((event) => byLoginId.has(event.eventId));
+    await redactResolved(tx, deps.mirror.t, resolved);
+    return applied;
   });
 }
 
@@ -233,6 +239,8 @@ function usersOf(judged: readonly Judged[], witness: Witness): Set<string> {
       .flatMap((j) => j.event.userIds.filter((userId) => !taken.has(userId))),
   );
 }
+
+const idsOfEvents = (events: readonly DueEvent[]) => events.map((event) => event.eventId);
 
 const idsOf = (found: readonly { readonly userId: string }[]) => found.map((o) => o.userId);
 

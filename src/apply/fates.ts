@@ -27,6 +27,7 @@ export interface Looked {
 /** In the words of the write rule. */
 const WRITTEN = {
   stale: 'not written, something newer was seen',
+  erased: 'not written, erased by a person',
   created: 'created',
   updated: 'updated',
   restored: 'restored',
@@ -46,6 +47,7 @@ export function noteFates(fates: Fates, looked: Looked): void {
   note(looked.held, 'not deleted, held by the breaker');
   for (const summary of looked.written) {
     note(summary.stale, WRITTEN.stale);
+    note(summary.erased, WRITTEN.erased);
     for (const kind of ['created', 'updated', 'restored', 'deleted'] as const) {
       note(summary[kind], WRITTEN[kind]);
     }

@@ -1,6 +1,6 @@
 import { isDeepStrictEqual } from 'node:util';
 
-import { readEveryone, type MirroredUser } from '../readers/everyone.ts';
+import { readErasedIds, readEveryone, type MirroredUser } from '../readers/everyone.ts';
 
 import type { Mirror } from '../mirror/database.ts';
 import type { Directory } from '../simulator/directory.ts';
@@ -17,7 +17,7 @@ type Answer = NonNullable<ReturnType<Directory['answer']>>;
 /**
  * Compares mirror and directory user by user and field by field: `raw` with the whole answer, each
  * typed column with its field, the tenants. It shares no code with what fills the mirror. Users for
- * whom `isSettling` is true are in motion and left out.
+ * whom `isSettling` is true are in motion and left out. Of erased ones the mirror must have nothing.
  */
 export async function compareWithDirectory(
   directory: Directory,
@@ -26,11 +26,12 @@ export async function compareWithDirectory(
   isSettling: (userId: string) => boolean = () => false,
 ): Promise<Comparison> {
   const mirrored = await readEveryone(mirror);
+  const erased = await readErasedIds(mirror);
   const left = new Map(mirrored.map((user) => [user.userId, user]));
   const differences: string[] = [];
   let users = 0;
   for (const answer of directory.users()) {
-    if (answer.test && !includeTestUsers) continue;
+    if ((answer.test && !includeTestUsers) || erased.has(answer.userId)) continue;
     const row = left.get(answer.userId);
     left.delete(answer.userId);
     if (isSettling(answer.userId)) continue;

@@ -3,6 +3,7 @@ import { sql } from 'drizzle-orm';
 import { findCode } from '../errors.ts';
 import { rows, type Executor, type Mirror } from '../mirror/database.ts';
 import { within } from '../within.ts';
+import { isAboutErased, namedErased, REDACTED, withoutErased } from './redact.ts';
 
 import type { MirrorTables } from '../mirror/schema.ts';
 import type { DirectoryEvent } from './event.ts';
@@ -27,8 +28,16 @@ export interface Recorded {
   readonly archived: number;
   /** Events that were there already, or twice among those given. */
   readonly duplicates: number;
-  /** Events that are not about users and were not kept. */
+  /** Events that were not kept: not about users, or only about users who were erased. */
   readonly ignored: number;
+}
+
+/** What a statement wrote of the events it was given. */
+interface Written {
+  /** New ones, by id. */
+  readonly fresh: Set<string>;
+  /** Those about nobody but users who were erased. */
+  readonly refused: ReadonlySet<string>;
 }
 
 /** The inbox did not commit. `code` is Postgres' SQLSTATE or the system's error code, empty where neither. */
@@ -68,36 +77,51 @@ function isKept(event: DirectoryEvent, options: RecordOptions): boolean {
   return event.kind !== 'other' || options.archiveAll;
 }
 
-/** Writes the events in one statement; answers the ids of those that were new. */
+/**
+ * Writes the events in one statement, but for those about nobody but users who were erased. One that tells
+ * of others too keeps these, and nothing of what it was received with.
+ */
 async function writeEvents(
   executor: Executor,
   t: MirrorTables,
   given: readonly DirectoryEvent[],
   witness: EventWitness,
-): Promise<Set<string>> {
+): Promise<Written> {
   // A statement may not touch a row twice; and in one order, two statements cannot deadlock.
   const unique = [...new Map(given.map((event) => [event.eventId, event])).values()].sort((a, b) =>
     a.eventId < b.eventId ? -1 : 1,
   );
-  if (unique.length === 0) return new Set();
+  if (unique.length === 0) return { fresh: new Set(), refused: new Set() };
   const witnessedAt = sql.identifier(`${witness}_at`);
   try {
-    const written = await rows<{ event_id: string; is_new: boolean }>(
+    const written = await rows<{ event_id: string; is_new: boolean; is_refused: boolean }>(
       executor,
       // A row this statement inserted was locked by nobody: its xmax is 0.
       sql`
-        insert into ${t.events} as stored
-          (event_id, action, occurred_at, user_ids, login_ids, actor_id, tenant_ids, payload, state, ${witnessedAt})
-        select event_id, action, occurred_at, user_ids, login_ids, actor_id, tenant_ids, payload, state,
-          clock_timestamp()
-        from jsonb_to_recordset(${`[${unique.map(toRowText).join(',')}]`}::jsonb) as given
-          (event_id text, action text, occurred_at timestamptz, user_ids text[], login_ids text[],
-           actor_id text, tenant_ids text[], payload jsonb, state text)
-        on conflict (event_id) do update set ${witnessedAt} = excluded.${witnessedAt}
-          where stored.${witnessedAt} is null
-        returning event_id, xmax = 0 as is_new`,
+        with given as materialized (
+          select * from jsonb_to_recordset(${`[${unique.map(toRowText).join(',')}]`}::jsonb) as given
+            (event_id text, action text, occurred_at timestamptz, user_ids text[], login_ids text[],
+             actor_id text, tenant_ids text[], payload jsonb, state text)
+        ), ${namedErased(t)}, written as (
+          insert into ${t.events} as stored
+            (event_id, action, occurred_at, user_ids, login_ids, actor_id, tenant_ids, payload, state, ${witnessedAt})
+          select event_id, action, occurred_at, ${withoutErased}, tenant_ids,
+            case when ids is null then payload else ${REDACTED}::jsonb end, state, clock_timestamp()
+          from given left join erased using (event_id)
+          where not ${isAboutErased} order by event_id
+          on conflict (event_id) do update set ${witnessedAt} = excluded.${witnessedAt}
+            where stored.${witnessedAt} is null
+          returning event_id, xmax = 0 as is_new
+        )
+        select event_id, is_new, false as is_refused from written
+        union all
+        select event_id, false, true from given join erased using (event_id) where ${isAboutErased}`,
     );
-    return new Set(written.filter((row) => row.is_new).map((row) => row.event_id));
+    const idsOf = (found: typeof written) => new Set(found.map((row) => row.event_id));
+    return {
+      fresh: idsOf(written.filter((row) => row.is_new)),
+      refused: idsOf(written.filter((row) => row.is_refused)),
+    };
   } catch (error) {
     // Not as `cause`: the driver's error quotes the statement's parameters, which are personal data.
     throw new InboxUnavailable('Postgres refused or did not answer', findCode(error));
@@ -107,10 +131,10 @@ async function writeEvents(
 /** Sorts one caller's events; takes from `fresh` what it counts as accepted, so that nobody else does. */
 function tally(
   given: readonly DirectoryEvent[],
-  fresh: Set<string>,
+  { fresh, refused }: Written,
   options: RecordOptions,
 ): Recorded {
-  const kept = given.filter((event) => isKept(event, options));
+  const kept = given.filter((event) => isKept(event, options) && !refused.has(event.eventId));
   const claimed = kept.filter((event) => fresh.delete(event.eventId));
   const accepted = claimed.filter((event) => event.kind !== 'other');
   return {
@@ -199,8 +223,8 @@ export function createInbox(options: InboxOptions): Inbox {
     try {
       // Bounded here too: a connection that went silent must not hold up every later delivery.
       const writing = writeEvents(mirror.db, mirror.t, events, 'webhook');
-      const fresh = await within(deadlineMs, writing, giveUp);
-      for (const delivery of batch) delivery.resolve(tally(delivery.events, fresh, options));
+      const written = await within(deadlineMs, writing, giveUp);
+      for (const delivery of batch) delivery.resolve(tally(delivery.events, written, options));
     } catch (error) {
       const failure =
         error instanceof InboxUnavailable ? error : new InboxUnavailable('unexpected failure');
@@ -236,7 +260,8 @@ export function createInbox(options: InboxOptions): Inbox {
       }
       waitingBytes += bytes;
       try {
-        return { ...(await within(deadlineMs, waitForCommit(events, bytes), giveUp)), ignored };
+        const recorded = await within(deadlineMs, waitForCommit(events, bytes), giveUp);
+        return { ...recorded, ignored: recorded.ignored + ignored };
       } finally {
         waitingBytes -= bytes;
         // Out of the line, where the deadline came before its turn.

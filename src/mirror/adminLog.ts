@@ -2,7 +2,7 @@ import { sql } from 'drizzle-orm';
 
 import { describeError, hidePersonalData, Stopping } from '../errors.ts';
 import { toStorableText } from '../json.ts';
-import { rows, type Mirror } from './database.ts';
+import { rows, type Executor, type Mirror } from './database.ts';
 
 /** What a person does that changes something: at the dashboard, or by a command. */
 export interface AdminAction {
@@ -45,6 +45,27 @@ export function detailOfUsers(userIds: readonly string[]): Readonly<Record<strin
 
 /** The others are known by what was done: a deletion's row tells when it was decided. */
 const USERS_NAMED = 100;
+
+/** Takes texts out of what the log says things were done to: all there is of a user who was erased. */
+export async function scrubAdminLog(
+  tx: Executor,
+  { t }: Pick<Mirror, 't'>,
+  texts: readonly string[],
+): Promise<number> {
+  let scrubbed = 0;
+  for (const text of texts) {
+    // As a whole text of the JSON, quotes and all.
+    const quoted = sql`to_jsonb(${text}::text)::text`;
+    const found = await rows(
+      tx,
+      sql`update ${t.adminLog}
+          set detail = replace(detail::text, ${quoted}, '"[erased]"')::jsonb
+          where strpos(detail::text, ${quoted}) > 0 returning 1`,
+    );
+    scrubbed += found.length;
+  }
+  return scrubbed;
+}
 
 async function begin({ db, t }: Db, { actor, action, detail }: AdminAction): Promise<number> {
   const [entry] = await rows<{ entryId: number }>(

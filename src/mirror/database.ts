@@ -92,25 +92,67 @@ export function beginOf({ schema }: Pick<Mirror, 'schema'>): string {
   return `begin; lock table only ${pg.escapeIdentifier(schema)}.user_changes in row exclusive mode`;
 }
 
+/**
+ * Begins a transaction beside which nobody writes users, feed, deletions, events or the log of what people
+ * do: whoever is at it is waited for, and whoever comes later sees what it did. In the order in which all of
+ * us take these locks, so that nobody waits in a circle.
+ */
+function beginAlone({ schema }: Pick<Mirror, 'schema'>): string {
+  const tables = ['user_changes', 'deletions', 'events', 'admin_log'].map(
+    (table) => `only ${pg.escapeIdentifier(schema)}.${table}`,
+  );
+  return [
+    ...['begin', `set local lock_timeout = ${LOCK_TIMEOUT_MS}`],
+    `lock table ${tables.join(', ')} in share row exclusive mode`,
+    // By this one `changes_since()` knows us.
+    `lock table ${tables[0] ?? ''} in row exclusive mode`,
+  ].join('; ');
+}
+
+/** While it waits for a lock whoever comes later waits behind it: deliveries too, which give up after 5 s. */
+const LOCK_TIMEOUT_MS = 3_000;
+
 /** Postgres says: nothing is wrong with the work, two transactions met. 40P01 deadlock, 40001 serialization. */
 const CLASHES = new Set(['40P01', '40001']);
+/** And 55P03: a lock not had in time. */
+const CLASHES_ALONE = new Set([...CLASHES, '55P03']);
 
 /**
  * Runs `work` in one transaction; a throw rolls all of it back. Run again (twice at most) where two
  * transactions clashed. Never hold one across a request to Descope.
  */
-export async function transaction<T>(
+export function transaction<T>(
   mirror: Pick<Mirror, 'pool' | 'schema' | 'traces' | 'onCommit'>,
+  work: (tx: Executor) => Promise<T>,
+): Promise<T> {
+  return run(mirror, { begin: beginOf(mirror), clashes: CLASHES }, work);
+}
+
+/**
+ * The same, alone: no transaction of ours is under way meanwhile, and no event comes in. Every writer waits
+ * for it, so it must be short.
+ * @throws 55P03 where somebody else's transaction does not end within seconds
+ */
+export function transactionAlone<T>(
+  mirror: Pick<Mirror, 'pool' | 'schema' | 'traces' | 'onCommit'>,
+  work: (tx: Executor) => Promise<T>,
+): Promise<T> {
+  return run(mirror, { begin: beginAlone(mirror), clashes: CLASHES_ALONE }, work);
+}
+
+async function run<T>(
+  mirror: Pick<Mirror, 'pool' | 'schema' | 'traces' | 'onCommit'>,
+  { begin, clashes }: { readonly begin: string; readonly clashes: ReadonlySet<string> },
   work: (tx: Executor) => Promise<T>,
 ): Promise<T> {
   const { traces = NO_TRACES } = mirror;
   for (let attempt = 1; ; attempt++) {
     try {
-      const result = await traces.span('write', () => runOnce(mirror, work));
+      const result = await traces.span('write', () => runOnce(mirror, begin, work));
       mirror.onCommit?.();
       return result;
     } catch (error) {
-      if (attempt === 3 || !CLASHES.has(findCode(error) ?? '')) throw error;
+      if (attempt === 3 || !clashes.has(findCode(error) ?? '')) throw error;
     }
   }
 }
@@ -121,12 +163,13 @@ export async function transaction<T>(
  */
 async function runOnce<T>(
   mirror: Pick<Mirror, 'pool' | 'schema'>,
+  begin: string,
   work: (tx: Executor) => Promise<T>,
 ): Promise<T> {
   const client = await mirror.pool.connect();
   let isBroken = false;
   try {
-    await client.query(beginOf(mirror));
+    await client.query(begin);
     const result = await work(drizzle(client));
     await client.query('commit');
     return result;

@@ -490,6 +490,28 @@ export function mirrorTables(schemaName: string, generation: Generation = '') {
       .default(sql`clock_timestamp()`),
   });
 
+  /**
+   * Whom a person had erased: the proof, all that is left of them, and what keeps them from being mirrored
+   * again.
+   */
+  const erasures = schema.table('erasures', {
+    userId: text('user_id').primaryKey(),
+    erasedAt: instant('erased_at')
+      .notNull()
+      .default(sql`clock_timestamp()`),
+    erasedBy: text('erased_by').notNull(),
+    /** Rows removed, or changed, by table. */
+    counts: jsonb('counts')
+      .notNull()
+      .default(sql`'{}'::jsonb`),
+    /**
+     * Both only while the directory still shows the user, so that its counts can be held against ours: when
+     * the user was created there, and when that was last seen.
+     */
+    createdTime: instant('created_time'),
+    seenAt: instant('seen_at'),
+  });
+
   /** What applications read: users without tombstones. */
   const liveUsers = schema
     .view('live_users')
@@ -586,6 +608,7 @@ export function mirrorTables(schemaName: string, generation: Generation = '') {
     outgoingEndpoints,
     outgoingDeliveries,
     attributes,
+    erasures,
     liveUsers,
     tenantMembers,
     roleMembers,
@@ -614,6 +637,7 @@ export const {
   outgoingEndpoints,
   outgoingDeliveries,
   attributes,
+  erasures,
   liveUsers,
   tenantMembers,
   roleMembers,

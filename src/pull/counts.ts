@@ -160,18 +160,22 @@ const instant = (ms: number) => sql`to_timestamp(${ms / 1000}::float8)`;
 
 /**
  * Our own count, with and without the users at the edges: the request asks a unit more on each side,
- * and whether an edge itself is told is not certain.
+ * and whether an edge itself is told is not certain. Nor is whether the directory still has those erased
+ * here whom it showed when the last sweep looked.
  */
 async function countOurs(deps: PullDeps, { fromMs, toMs }: Range): Promise<Ours> {
+  const { db, t } = deps.mirror;
+  const isNear = sql`(created_time between ${instant(fromMs - 2_000)} and ${instant(toMs + 2_000)}
+                      ${fromMs > 0 ? sql`` : sql`or created_time is null`})`;
   const [row] = await rows<Ours>(
-    deps.mirror.db,
-    sql`select count(*)::int as most,
+    db,
+    sql`select count(*)::int
+                 + (select count(*)::int from ${t.erasures} where seen_at is not null and ${isNear})
+                 as most,
                count(*) filter (where created_time >= ${instant(fromMs + 1_000)}
                                   and created_time <= ${instant(toMs - 1_000)})::int as least
-        from ${deps.mirror.t.users}
-        where deleted_at is null and ${whereWanted(deps)}
-          and (created_time between ${instant(fromMs - 2_000)} and ${instant(toMs + 2_000)}
-               ${fromMs > 0 ? sql`` : sql`or created_time is null`})`,
+        from ${t.users}
+        where deleted_at is null and ${whereWanted(deps)} and ${isNear}`,
   );
   return row ?? { least: 0, most: 0 };
 }

@@ -73,7 +73,8 @@ export async function lookAgain(
   for (let at = 0; at < suspects.length; at += LOAD_LIMIT) {
     const chunk = suspects.slice(at, at + LOAD_LIMIT);
     const answer = await lookUp(deps.client, chunk, (userId) => beyond.has(userId), call);
-    const wanted = answer.present.filter((o) => isWanted(deps, o));
+    const erased = await readErased(deps, chunk);
+    const wanted = answer.present.filter((o) => isWanted(deps, o) && !erased.has(o.userId));
     const mirrored = await readMirrored(deps, chunk);
     const { missing, different } = differences(wanted, mirrored);
     const extra = answer.absent.filter((absence) => isExtra(absence, mirrored));
@@ -168,6 +169,15 @@ async function readMirrored(deps: PullDeps, userIds: readonly string[]): Promise
         from ${t.users} where user_id = any(${textArray(userIds)})`,
   );
   return new Map(found.map((row) => [row.userId, row]));
+}
+
+async function readErased(deps: PullDeps, userIds: readonly string[]): Promise<Set<string>> {
+  const { db, t } = deps.mirror;
+  const found = await rows<{ userId: string }>(
+    db,
+    sql`select user_id as "userId" from ${t.erasures} where user_id = any(${textArray(userIds)})`,
+  );
+  return new Set(found.map((row) => row.userId));
 }
 
 /** A row written after the load was sent knows more than the load: it is no drift. */

@@ -1,7 +1,7 @@
 import { sql } from 'drizzle-orm';
 
 import { whereWanted } from '../apply/wanted.ts';
-import { rows, textArray, transaction, type Executor } from '../mirror/database.ts';
+import { rows, textArray, transaction, type Executor, type Mirror } from '../mirror/database.ts';
 
 import type { Call } from '../descope/types.ts';
 import type { PullDeps } from './readWindow.ts';
@@ -50,7 +50,20 @@ export async function coversTo(deps: PullDeps, runId: number): Promise<number> {
   return Math.round(run?.coversToMs ?? 0);
 }
 
-/** The directory's count of a range less the mirror's own; below zero where it has lost users since. */
+/**
+ * Of erased users whom this run has not shown, the directory counts none any more: nothing is left of them but
+ * the proof.
+ */
+export async function forgetUnseen(
+  { db, t }: Pick<Mirror, 'db' | 't'>,
+  runId: number,
+): Promise<void> {
+  await db.execute(sql`
+    update ${t.erasures} set seen_at = null, created_time = null
+    where seen_at < (select started_at from ${t.syncRuns} where run_id = ${runId})`);
+}
+
+/** The directory's count of a range less ours, with erased users it shows; below zero where it has lost users since. */
 async function shortOf(deps: PullDeps, fromMs: number, toMs: number, call: Call): Promise<number> {
   const { mirror, client } = deps;
   // The request asks a unit more on each side, a second at most; ours is counted two seconds more, so
@@ -60,13 +73,15 @@ async function shortOf(deps: PullDeps, fromMs: number, toMs: number, call: Call)
     { field: 'createdTime', ...(fromMs > 0 ? { fromMs } : {}), toMs: endMs - 1, limit: 1 },
     call,
   );
+  const isWithin = sql`(created_time between to_timestamp(${fromMs / 1000 - 2}::float8)
+                                         and to_timestamp(${endMs / 1000 + 2}::float8)
+                        or (created_time is null and ${fromMs === 0}))`;
   const [row] = await rows<{ live: string }>(
     mirror.db,
-    sql`select count(*) as live from ${mirror.t.users}
-        where deleted_at is null and ${whereWanted(deps)}
-          and (created_time between to_timestamp(${fromMs / 1000 - 2}::float8)
-                                and to_timestamp(${endMs / 1000 + 2}::float8)
-               or (created_time is null and ${fromMs === 0}))`,
+    sql`select (select count(*) from ${mirror.t.users}
+                where deleted_at is null and ${whereWanted(deps)} and ${isWithin})
+             + (select count(*) from ${mirror.t.erasures}
+                where seen_at is not null and ${isWithin}) as live`,
   );
   return total - Number(row?.live ?? 0);
 }

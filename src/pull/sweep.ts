@@ -6,7 +6,7 @@ import { bringBackNameless } from '../apply/nameless.ts';
 import { rows, transaction, type Executor } from '../mirror/database.ts';
 import { AUDIT_RETENTION_MS, finishRun, openRun, unprovenWindows, type Outcome } from './ledger.ts';
 import { isPlanned, planWindows } from './plan.ts';
-import { countShort, coversTo, holdOpenRun, reopenShortWindows } from './recount.ts';
+import { countShort, coversTo, forgetUnseen, holdOpenRun, reopenShortWindows } from './recount.ts';
 import { beginWatermark, coverBySweep, setWatermark } from './watermark.ts';
 
 import type { Breaker } from '../apply/deletions.ts';
@@ -81,6 +81,7 @@ async function readOutcome(deps: SweepDeps, runId: number): Promise<Outcome | un
 async function finish(deps: SweepDeps, runId: number, call: Call): Promise<SweepState> {
   const { mirror } = deps;
   await verifySuspects(deps, runId, call);
+  await forgetUnseen(mirror, runId);
   const reopened = await reopenShortWindows(deps, runId, call);
   if (reopened.length > 0) return { kind: 'reading', windowIds: reopened };
   const short = await countShort(deps, runId, call);

@@ -111,7 +111,7 @@ export async function compareRange(
   return { users, suspects: [...suspects].sort(), beyond };
 }
 
-/** Users of a proven stretch that the mirror has not, has otherwise, or has beyond it. */
+/** Users of a proven stretch that the mirror has not (but for the erased), has otherwise, or has beyond it. */
 async function findSuspects(
   deps: PullDeps,
   step: ProvenStep,
@@ -131,7 +131,8 @@ async function findSuspects(
         select * from jsonb_to_recordset(${records}::jsonb) as r(user_id text, content_hash text))
       select told.user_id as "userId", false as "isBeyond" from told
       left join ${t.users} u on u.user_id = told.user_id and u.deleted_at is null
-      where u.user_id is null or u.content_hash <> told.content_hash
+      where (u.user_id is null or u.content_hash <> told.content_hash)
+        and not exists (select from ${t.erasures} e where e.user_id = told.user_id)
       union
       select user_id, true from ${t.users}
       where deleted_at is null and ${whereWanted(deps)}

@@ -22,3 +22,12 @@ export async function readEveryone({ db, t }: Pick<Mirror, 'db' | 't'>): Promise
         from ${t.users} u where deleted_at is null`,
   );
 }
+
+/** Ids of those whom a person had erased: the directory may have them, the mirror must not. */
+export async function readErasedIds({ db, t }: Pick<Mirror, 'db' | 't'>): Promise<Set<string>> {
+  const found = await rows<{ userId: string }>(
+    db,
+    sql`select user_id as "userId" from ${t.erasures}`,
+  );
+  return new Set(found.map((row) => row.userId));
+}

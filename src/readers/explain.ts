@@ -90,6 +90,12 @@ export interface CoveringWindow {
   readonly error: string | null;
 }
 
+/** That a person had the user erased: since then nothing of them is kept. */
+export interface ErasedState {
+  readonly erasedAt: Instant;
+  readonly erasedBy: string;
+}
+
 export interface Explanation {
   /** Null where all that is known are events of a login id that no user in the mirror has or had. */
   readonly userId: string | null;
@@ -97,6 +103,8 @@ export interface Explanation {
   readonly others: readonly string[];
   /** Null where the mirror has no row. */
   readonly present: PresentState | null;
+  /** Null where they were not erased. */
+  readonly erased: ErasedState | null;
   /** Everything below, in order of time; what is still so now comes last. */
   readonly story: readonly StoryLine[];
   /** The latest, oldest first. */
@@ -113,17 +121,18 @@ export interface Explanation {
 const MOST = 500;
 const WINDOWS = 3;
 
-/** Null where nothing at all is known: no row, no event, no change, no deletion. */
+/** Null where nothing at all is known: no row, no event, no change, no deletion, no erasure. */
 export async function readExplain(mirror: Db, userOrLoginId: string): Promise<Explanation | null> {
   const { userId, loginIds, others } = await findMeant(mirror, userOrLoginId);
-  const [present, events, changes, deletions] = await Promise.all([
+  const [present, erased, events, changes, deletions] = await Promise.all([
     readPresent(mirror, userId),
+    readErased(mirror, userId),
     listEvents(mirror, userId, loginIds),
     listChanges(mirror, userId),
     listDeletions(mirror, userId),
   ]);
   const isNamed = present !== null || events.some((event) => !event.byLoginId);
-  const isKnown = isNamed || changes.length + deletions.length > 0;
+  const isKnown = isNamed || erased !== null || changes.length + deletions.length > 0;
   if (!isKnown && events.length === 0) return null;
   const windows = await Promise.all([
     listWindows(mirror, 'modified', present?.modifiedTime ?? null),
@@ -138,6 +147,7 @@ export async function readExplain(mirror: Db, userOrLoginId: string): Promise<Ex
     userId: isKnown ? userId : null,
     others,
     present,
+    erased,
     story: toStory(latest),
     ...latest,
     windows: windows.flat(),
@@ -198,6 +208,15 @@ async function readPresent({ db, t }: Db, userId: string): Promise<PresentState 
                ${asInstant(sql`created_time`)} as "createdTime",
                ${asInstant(sql`modified_time`)} as "modifiedTime", test
         from ${t.users} where user_id = ${userId}`,
+  );
+  return row ?? null;
+}
+
+async function readErased({ db, t }: Db, userId: string): Promise<ErasedState | null> {
+  const [row] = await rows<ErasedState>(
+    db,
+    sql`select ${asInstant(sql`erased_at`)} as "erasedAt", erased_by as "erasedBy"
+        from ${t.erasures} where user_id = ${userId}`,
   );
   return row ?? null;
 }

@@ -265,6 +265,6 @@ export async function readRecentChanges({ db, t }: Db, most: number): Promise<Re
     // By the table's own seq: of the answer's, which is no bigint, no index knows the order.
     sql`select seq::float8, user_id as "userId", kind, changed, witness, observed_at as "observedAt",
                extract(epoch from clock_timestamp() - written_at)::float8 as "ageSeconds"
-        from ${t.userChanges} as change order by change.seq desc limit ${most}`,
+        from ${t.userChanges} as change where user_id <> '' order by change.seq desc limit ${most}`,
   );
 }

@@ -1,5 +1,6 @@
 import { sql, type SQL } from 'drizzle-orm';
 
+import { isNotErased } from '../apply/apply.ts';
 import { rows, textArray, transaction, type Executor, type Mirror } from '../mirror/database.ts';
 import { everyone } from './batches.ts';
 import { columnsOf } from './structure.ts';
@@ -45,7 +46,7 @@ export async function carryUsers(
       insert into ${to.users} as n (${list(columns)})
       select ${list(columns, 'f.')}
       from ${from.users} f left join ${to.users} n using (user_id)
-      where f.user_id = any(${ids}) and ${whereNews} and (${rule})
+      where f.user_id = any(${ids}) and ${whereNews} and (${rule}) and ${isNotErased(to, 'f')}
       order by f.user_id
       on conflict (user_id) do update set (${list(columns)}) = row(${list(columns, 'excluded.')})
       returning user_id as "userId"`,

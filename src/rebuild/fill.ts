@@ -5,7 +5,7 @@ import { ofGeneration } from '../mirror/generations.ts';
 import { findOpen, finishRun, openRun, unprovenWindows } from '../pull/ledger.ts';
 import { isPlanned, planWindows } from '../pull/plan.ts';
 import { readWindow } from '../pull/readWindow.ts';
-import { countShort, reopenShortWindows } from '../pull/recount.ts';
+import { countShort, forgetUnseen, reopenShortWindows } from '../pull/recount.ts';
 import { carryAll } from './carry.ts';
 import { listObstacles } from './dependents.ts';
 import { CannotSwap } from './failures.ts';
@@ -100,6 +100,7 @@ export async function fillNext(
   for (;;) {
     const todo = await unprovenWindows(mirror.db, mirror, { runId });
     if (todo.length === 0) {
+      await forgetUnseen(mirror, runId);
       const reopened = await reopenShortWindows(next, runId, call);
       if (reopened.length > 0) continue;
       const short = await countShort(next, runId, call);

@@ -1,6 +1,6 @@
 import { sql } from 'drizzle-orm';
 
-import { applyObservations } from '../apply/apply.ts';
+import { applyObservations, isNotErased } from '../apply/apply.ts';
 import { asRecords, decideSuspects } from '../apply/deletions.ts';
 import { approveHeld } from '../apply/held.ts';
 import { LOAD_LIMIT, lookUp, type LookUp } from '../apply/lookUp.ts';
@@ -175,7 +175,8 @@ async function keep(tx: Executor, { runId, carrying, odd, answer, decides }: Fou
   }));
   await tx.execute(sql`
     insert into ${from.deletions} (user_id, state, witness, run_id, verified_at, evidence)
-    select user_id, 'verified', 'sweep', ${runId}, at, evidence from ${asRecords(absences)}`);
+    select user_id, 'verified', 'sweep', ${runId}, at, evidence from ${asRecords(absences)}
+    where ${isNotErased(from)}`);
 }
 
 /** Users whose deletion this run has found and a person has not decided, and who were not seen again since. */

@@ -6,23 +6,30 @@ import { readMirrorId, rows, type Mirror } from '../../src/mirror/database.ts';
 /** Everything that is in this mirror's queue, finished and failed jobs included, as text. */
 export async function dumpQueue(mirror: Mirror, redisUrl: string | null): Promise<string> {
   if (redisUrl !== null) return dumpRedis(redisUrl, `{rollcall-${await readMirrorId(mirror)}}*`);
-  const tables = await rows<{ name: string }>(
-    mirror.db,
-    sql`select format('%I.%I', table_schema, table_name) as name
-        from information_schema.tables where table_schema = 'descope_queue'`,
-  );
-  const texts = await Promise.all(
-    tables.map(({ name }) =>
-      rows<{ text: string }>(
-        mirror.db,
-        sql`select row_to_json(r)::text as text from ${sql.raw(name)} as r`,
-      ),
-    ),
-  );
-  return texts.flatMap((found) => found.map(({ text }) => text)).join('\n');
+  return dumpSchema(mirror, 'descope_queue');
 }
 
-async function dumpRedis(url: string, pattern: string): Promise<string> {
+/** Everything in every table of a schema, as text. */
+export async function dumpSchema(mirror: Mirror, schema: string): Promise<string> {
+  const tables = await rows<{ name: string }>(
+    mirror.db,
+    sql`select format('%I.%I', schemaname, tablename) as name from pg_tables
+        where schemaname = ${schema} order by 1`,
+  );
+  const texts = await Promise.all(
+    tables.map(async ({ name }) => {
+      const found = await rows<{ text: string }>(
+        mirror.db,
+        sql`select row_to_json(r)::text as text from ${sql.raw(name)} as r`,
+      );
+      return found.map(({ text }) => `${name} ${text}`);
+    }),
+  );
+  return texts.flat().join('\n');
+}
+
+/** Every key of a Redis that matches, with all that is in it, as text. */
+export async function dumpRedis(url: string, pattern = '*'): Promise<string> {
   const redis = connectOnce(url);
   try {
     const keys = await redis.keys(pattern);

@@ -277,6 +277,14 @@ comment on column descope.outgoing_deliveries.status is 'HTTP status of the last
 comment on column descope.outgoing_deliveries.error is 'Why the last attempt failed.';
 comment on column descope.outgoing_deliveries.ended_at is 'When it was delivered, parked or dropped.';
 
+comment on table descope.erasures is 'Users whom a person had erased: the proof, all that is left of them, and what keeps them from being mirrored again.';
+comment on column descope.erasures.user_id is 'The user id in Descope.';
+comment on column descope.erasures.erased_at is 'When it was done.';
+comment on column descope.erasures.erased_by is 'Who asked for it.';
+comment on column descope.erasures.counts is 'Rows removed or changed, by table; of all times it was done.';
+comment on column descope.erasures.created_time is 'When the user was created in Descope, for as long as the directory still shows them: its counts are held against ours.';
+comment on column descope.erasures.seen_at is 'When the directory last showed the user; null where it does not any more.';
+
 comment on function descope.changes_since(text, integer) is 'The changes after a cursor, oldest first; null begins at the beginning, for as long as nothing was pruned. A cursor whose next changes were pruned is refused (RC001). Each row carries the cursor to go on from. No change is skipped, however late its transaction was committed.';
 comment on function descope.parse_cursor(text) is 'The place in the feed that a cursor names; null is before its first row.';
 comment on function descope.feed_pruned_to() is 'Up to where the feed was pruned. Runs with the rights of its owner, so that readers of the feed need no other grant.';
