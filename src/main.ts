@@ -1,6 +1,7 @@
 #!/usr/bin/env node
 import { existsSync } from 'node:fs';
 import { resolve } from 'node:path';
+import { createInterface } from 'node:readline/promises';
 import { pathToFileURL } from 'node:url';
 
 import { parseCommandLine, type Invocation } from './commands/commandLine.ts';
@@ -42,6 +43,7 @@ async function runCommand({ description, file, options }: Invocation): Promise<E
       stderr: (line) => process.stderr.write(`${line}\n`),
       print,
       isTerminal: process.stderr.isTTY,
+      confirm: process.stdin.isTTY && process.stderr.isTTY ? confirm : null,
       screen: createScreen(process.stdout, process.env),
       json: options['json'] === true,
       signal: listenForSignals(),
@@ -57,6 +59,16 @@ function print(text: string): Promise<boolean> {
       resolve(!error);
     });
   });
+}
+
+/** The question goes where the answer of the command does not. */
+async function confirm(question: string): Promise<boolean> {
+  const terminal = createInterface({ input: process.stdin, output: process.stderr });
+  try {
+    return /^y(es)?$/i.test((await terminal.question(`${question} [y/N] `)).trim());
+  } finally {
+    terminal.close();
+  }
 }
 
 function failureOf(error: unknown): Failure {

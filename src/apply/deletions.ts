@@ -1,7 +1,7 @@
 import { sql, type SQL } from 'drizzle-orm';
 
 import { asInstant, rows, textArray, type Executor, type Mirror } from '../mirror/database.ts';
-import { applyObservations } from './apply.ts';
+import { applyObservations, isNotErased } from './apply.ts';
 import { whereWanted } from './wanted.ts';
 
 import type { ApplySummary } from './batch.ts';
@@ -229,7 +229,7 @@ export async function deleteVerified(
     insert into ${db.t.deletions} (user_id, state, witness, run_id, verified_at, evidence)
     select user_id, 'verified', 'manual', ${found.runId}, at,
            'missing from a proven window, ' || evidence
-    from ${asRecords(found.gone)}`);
+    from ${asRecords(found.gone)} where ${isNotErased(db.t)}`);
   return decideSuspects(tx, db, found.runId, found.breaker, 'manual');
 }
 

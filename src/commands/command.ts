@@ -23,6 +23,8 @@ export interface CommandContext {
   print(text: string): Promise<boolean>;
   /** A person is watching stderr: a progress bar makes sense. */
   readonly isTerminal: boolean;
+  /** Asks a person a question, to be answered by yes or no; null where nobody is there to be asked. */
+  readonly confirm: ((question: string) => Promise<boolean>) | null;
   /** What stdout is written on: how wide, and coloured or not. */
   readonly screen: Screen;
   /** `--json` was given. */

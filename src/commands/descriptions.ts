@@ -160,9 +160,23 @@ export const COMMANDS: readonly CommandDescription[] = [
   },
   {
     name: 'erase',
-    summary: "remove one person's data from every table, leaving a proof row",
-    example: 'rollcall erase U2bq0000000000000000000000001',
+    summary: "remove one person's data from every table for good, leaving a proof row",
+    example: [
+      'rollcall erase U2bq0000000000000000000000001',
+      'rollcall erase U2bq0000000000000000000000001 --also ada@example.com --by ticket-4711 --yes',
+      'rollcall erase U2bq0000000000000000000000001 --undo',
+    ],
     arguments: [['<user>', 'user id']],
+    options: [
+      ['--yes', 'do not ask'],
+      ['--by <name>', 'who asked for it, such as a ticket: kept in the proof (default: command)'],
+      [
+        '--also <values...>',
+        'former mail addresses, phone numbers or login ids to look for as well',
+      ],
+      ['--even-unknown', 'also where nothing is known of the user: kept out from now on'],
+      ['--undo', 'let the user be mirrored again, by the next sweep'],
+    ],
     needs: nothing,
   },
   {

@@ -27,10 +27,15 @@ export async function run(context: CommandContext, options: CommandOptions): Pro
 
 /** Pure. */
 export function toLines(explanation: Explanation, screen: Screen = PIPE): string[] {
-  const { userId, others, present, story, windows, truncated } = explanation;
+  const { userId, others, present, erased, story, windows, truncated } = explanation;
   // What was asked for is not repeated: it may be a mail address.
   const who = userId ?? 'a login id that no user in the mirror has or had';
   const lines = [userId === null ? who : `${who}: ${describePresent(present)}`];
+  if (erased !== null) {
+    lines.push(
+      `erased at ${erased.erasedAt} (${erased.erasedBy}): nothing of it is kept or mirrored`,
+    );
+  }
   if (others.length > 0) lines.push(`this login id was also that of ${others.join(', ')}`);
   lines.push('');
   if (truncated) lines.push('… and older ones, in the tables events, user_changes and deletions');
@@ -38,6 +43,7 @@ export function toLines(explanation: Explanation, screen: Screen = PIPE): string
   const rows = story.map(({ at, about, text }) => [paint.dim(at ?? 'now'), about, text]);
   const none = ['no event, change or deletion is recorded'];
   lines.push(...(rows.length > 0 ? layOut(rows, screen) : none));
+  if (erased !== null) return lines;
   lines.push('', ...windows.map(describeWindow));
   if (windows.length === 0) lines.push('no pull has read the time of its creation or last change');
   return lines;

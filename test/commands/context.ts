@@ -30,6 +30,8 @@ export interface Running {
   readonly folder?: string;
   /** What is said on stderr also where the command throws. */
   readonly stderr?: string[];
+  /** What a person at the terminal answers; nobody is there where absent. */
+  readonly answer?: boolean;
 }
 
 /** Runs a command in this process against a scene's Descope and database. */
@@ -55,6 +57,13 @@ export async function runCommand(
       return Promise.resolve(true);
     },
     isTerminal: false,
+    confirm:
+      running.answer === undefined
+        ? null
+        : (question) => {
+            stderr.push(question);
+            return Promise.resolve(running.answer === true);
+          },
     screen,
     json,
     signal,

@@ -15,9 +15,10 @@ function lineOf({ at, about, text }) {
   return make('li', { className: about }, when, kind, make('span', {}, readable(text)));
 }
 
-function factsOf({ present, others, windows }) {
+function factsOf({ present, erased, others, windows }) {
   const seen = windows.map(({ pull, runId, state }) => `${pull} run ${runId} (${state})`);
   const also = others.length === 0 ? null : `${others.join(', ')} had the login id too`;
+  if (erased !== null) return [['now', ['erased ', timeOf(erased.erasedAt), ': nothing is kept']]];
   if (present === null)
     return [
       ['now', 'not in the mirror'],
