@@ -1,13 +1,17 @@
 import {
+  assertSchemaCompatibility,
   createPostgresBackend,
+  LATEST_SCHEMA_VERSION,
   Queue,
   runMigrations,
+  SchemaMigrationRequiredError,
   type JobsOptions,
   type Telemetry,
 } from 'bullmq';
 import { Cluster, Redis } from 'ioredis';
 import pg from 'pg';
 
+import { findCode, UsageError } from '../src/errors.ts';
 import { CONNECTION_LIMITS } from '../src/mirror/database.ts';
 import { within } from '../src/within.ts';
 import { parsePayload, type JobDefinition, type QueueName } from './define.ts';
@@ -154,17 +158,58 @@ function queueSchema(schema: string): string {
   return `${schema}_queue`;
 }
 
-/** Creates what the queues need in Postgres; nothing on Redis. */
-export async function migrateQueues(settings: QueueSettings): Promise<void> {
+/**
+ * Creates what the queues need in Postgres; nothing on Redis. Where all is there nothing is written: a role
+ * without DDL rights will do.
+ * @throws what Postgres throws; UsageError where our role may not
+ */
+export async function migrateQueues(
+  settings: Pick<QueueSettings, 'redisNodes' | 'databaseUrl' | 'schema' | 'onError'>,
+): Promise<void> {
   if (settings.redisNodes !== null) return;
   const client = new pg.Client({ connectionString: settings.databaseUrl });
   client.on('error', settings.onError);
   await client.connect();
   try {
-    await runMigrations(client, queueSchema(settings.schema));
+    const schema = queueSchema(settings.schema);
+    if (!(await isCurrent(client, schema))) await runMigrations(client, schema);
+    for (const name of await listUncounted(client, schema)) {
+      await client.query(`select ${pg.escapeIdentifier(schema)}.next_job_id($1)`, [name]);
+    }
+  } catch (error) {
+    if (findCode(error) !== '42501') throw error;
+    throw new UsageError(
+      `schema "${queueSchema(settings.schema)}", the queue's, may not be used, or has to be migrated and the user ` +
+        'of DATABASE_URL may not do that: let `rollcall migrate` run as the user who owns it, then start again',
+    );
   } finally {
     await client.end();
   }
+}
+
+async function isCurrent(client: pg.Client, schema: string): Promise<boolean> {
+  try {
+    return (await assertSchemaCompatibility(client, schema)) >= LATEST_SCHEMA_VERSION;
+  } catch (error) {
+    if (error instanceof SchemaMigrationRequiredError) return false;
+    throw error;
+  }
+}
+
+/**
+ * Queues whose jobs have no sequence for their numbers. BullMQ makes it when the first job is added, by whoever
+ * adds it; who works the queues may not have the right to.
+ */
+async function listUncounted(client: pg.Client, schema: string): Promise<QueueName[]> {
+  const name = `${pg.escapeIdentifier(schema)}.job_id_seq_name`;
+  const [known] = (await client.query(`select to_regproc($1) is not null as there`, [name]))
+    .rows as { there: boolean }[];
+  if (known?.there !== true) return [];
+  const { rows } = await client.query(
+    `select name from unnest($1::text[]) as name where to_regclass(format('%I.%I', $2::text, ${name}(name))) is null`,
+    [QUEUE_NAMES, schema],
+  );
+  return (rows as { name: QueueName }[]).map((row) => row.name);
 }
 
 /** Opens the queues for adding. Returns at once, also while Redis is away. */

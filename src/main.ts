@@ -33,7 +33,7 @@ function listenForSignals(): AbortSignal {
 
 async function runCommand({ description, file, options }: Invocation): Promise<ExitCode> {
   const config = parseConfig(process.env, description.needs(options));
-  // Loaded when it is run: `migrate` need not know the queue.
+  // Loaded when it is run: `explain` need not know the queue.
   const module = (await import(pathToFileURL(file).href)) as CommandModule;
   return module.run(
     {

@@ -71,6 +71,26 @@ interface Parts {
 }
 
 /**
+ * Brings the mirror's schema up to date, and the queue's where that is in Postgres. Where both are, a role
+ * without DDL rights will do.
+ * @throws what migrating throws; UsageError where a schema is not up to date and our role may not migrate it
+ */
+export async function migrateService(
+  options: Pick<ServiceOptions, 'config' | 'log' | 'databaseUrl'>,
+): Promise<{ applied: number }> {
+  const { config, log, databaseUrl } = options;
+  const schema = config.MIRROR_SCHEMA;
+  const migrated = await migrateMirror({ databaseUrl, schema });
+  await migrateQueues({
+    ...{ redisNodes: config.REDIS_URL, databaseUrl, schema },
+    onError: (error) => {
+      log.debug({ err: error }, 'a queue connection failed');
+    },
+  });
+  return migrated;
+}
+
+/**
  * The composition root: migrates, then builds everything in order; what is acquired pushes its own
  * undo. Redis may be away (it is only a way to be quick), Postgres may not.
  * @throws what migrating throws: a service never runs on a schema it does not know; UsageError where
@@ -85,7 +105,7 @@ export async function startService(options: ServiceOptions): Promise<Service> {
     });
     // Stopped last: what stops before it is traced too.
     releases.push('traces', () => traces.stop());
-    await migrateMirror({ databaseUrl, schema: config.MIRROR_SCHEMA });
+    await migrateService({ config, log, databaseUrl });
     const mirror = openMirror({
       databaseUrl,
       schema: config.MIRROR_SCHEMA,
@@ -110,7 +130,6 @@ export async function startService(options: ServiceOptions): Promise<Service> {
       },
       telemetry: traces.telemetry,
     };
-    await migrateQueues(settings);
     const queues = openQueues(settings);
     releases.push('queues', () => queues.stop());
     const engine = createEngine({ config, log, mirror, queues, traces });

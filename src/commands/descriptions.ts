@@ -9,7 +9,7 @@ const descope = (): Needs => ({ descope: true, receives: false, serves: false })
 /** Commands by what they are for, as the help lists them. */
 export const GROUPS: readonly (readonly [heading: string, names: readonly string[]])[] = [
   ['To look around', ['demo', 'simulate']],
-  ['To set up', ['doctor', 'webhook', 'migrate', 'attributes']],
+  ['To set up', ['doctor', 'webhook', 'migrate', 'grants', 'attributes']],
   ['To run', ['start', 'backfill', 'sync', 'import']],
   ['To ask', ['status', 'verify', 'explain', 'events']],
   ['To decide', ['deletions', 'deliveries', 'replay', 'rebuild', 'erase']],
@@ -228,6 +228,23 @@ export const COMMANDS: readonly CommandDescription[] = [
     name: 'migrate',
     summary: 'bring the database schema up to date, and nothing else',
     example: 'rollcall migrate',
+    needs: nothing,
+  },
+  {
+    name: 'grants',
+    summary:
+      'roles with no more rights than they need, to migrate, to write and to read: SQL, or applied',
+    example: [
+      'rollcall grants | psql "$ADMIN_DATABASE_URL"',
+      'rollcall grants --apply',
+      'rollcall grants --read-role app_read',
+    ],
+    options: [
+      ['--apply', 'run it in the database of DATABASE_URL'],
+      ['--migrate-role <name>', 'owns the schema (default: rollcall_migrate)'],
+      ['--write-role <name>', 'of the service (default: rollcall_write)'],
+      ['--read-role <name>', 'of applications (default: rollcall_read)'],
+    ],
     needs: nothing,
   },
   {

@@ -1,14 +1,15 @@
-import { migrateMirror } from '../mirror/migrate.ts';
+import { migrateService } from '../service.ts';
 import { openDatabase } from './openDatabase.ts';
 
 import type { CommandContext, ExitCode } from './command.ts';
 
-/** `rollcall migrate`: the schema only. */
+/** `rollcall migrate`: the schema only, and the queue's where that is in Postgres. */
 export async function run(context: CommandContext): Promise<ExitCode> {
   const database = await openDatabase(context);
   try {
-    const schema = context.config.MIRROR_SCHEMA;
-    const { applied } = await migrateMirror({ databaseUrl: database.url, schema });
+    const { config, log } = context;
+    const schema = config.MIRROR_SCHEMA;
+    const { applied } = await migrateService({ config, log, databaseUrl: database.url });
     context.stdout(
       context.json
         ? JSON.stringify({ schema, applied })

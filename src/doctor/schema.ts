@@ -68,6 +68,8 @@ async function readRights({ db, schema }: Mirror): Promise<Rights> {
                has_database_privilege(current_database(), 'CREATE') as "mayCreate",
                coalesce((select array_agg(c.relname::text order by c.relname) from pg_class c
                  where c.relnamespace = n.oid and c.relkind = 'r'
+                   -- Which migrations were applied need only be read.
+                   and not (c.relname = 'migrations' and has_table_privilege(c.oid, 'SELECT'))
                    and not (has_table_privilege(c.oid, 'SELECT') and has_table_privilege(c.oid, 'INSERT')
                      and has_table_privilege(c.oid, 'UPDATE') and has_table_privilege(c.oid, 'DELETE'))),
                  '{}') as lacking,

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { readMigrationFiles } from 'drizzle-orm/migrator';
 import pg from 'pg';
 
-import { findCode } from '../errors.ts';
+import { findCode, UsageError } from '../errors.ts';
 import { restoreAttributes } from './attributes.ts';
 
 export interface MigrateOptions {
@@ -25,6 +25,7 @@ const LOCK_TIMEOUT_MS = 30_000;
 const TRIES = 5;
 const DEADLOCK = '40P01';
 const HAS_DEPENDENTS = '2BP01';
+const INSUFFICIENT_PRIVILEGE = '42501';
 /** In the order in which transactions of ours write to them. */
 const TABLES = [
   ...['user_changes', 'users', 'user_tenants', 'deletions', 'sync_windows', 'sync_runs'],
@@ -55,14 +56,29 @@ export async function migrateMirror(options: MigrateOptions): Promise<{ applied:
         await client.query('commit');
         return { applied };
       } catch (error) {
-        if (attempt === TRIES || findCode(error) !== DEADLOCK) throw error;
         await client.query('rollback');
+        if (findCode(error) === INSUFFICIENT_PRIVILEGE) await assertCurrent(client, options.schema);
+        if (attempt === TRIES || findCode(error) !== DEADLOCK) throw error;
       }
     }
   } finally {
     // Ending the connection rolls back whatever did not reach its commit.
     await client.end();
   }
+}
+
+/**
+ * Asked where our role was refused something.
+ * @throws UsageError where the schema has to be migrated; Postgres' own errors where it may not be looked at
+ */
+async function assertCurrent(client: pg.Client, schema: string): Promise<void> {
+  const { kind, missing } = await readSchemaState(client, schema);
+  if (kind !== 'none' && kind !== 'older') return;
+  const behind = `${missing} ${missing === 1 ? 'migration' : 'migrations'} behind`;
+  throw new UsageError(
+    `schema "${schema}" is ${kind === 'none' ? 'not there yet' : behind}, and the user of DATABASE_URL has ` +
+      'permission denied to change that: let `rollcall migrate` run as the user who owns it, then start again',
+  );
 }
 
 /** How a schema stands to the migrations that this version knows. */
