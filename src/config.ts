@@ -1,6 +1,7 @@
 import { z } from 'zod';
 
 import { UsageError } from './errors.ts';
+import { parseExcluded, toExclusion } from './exclude.ts';
 import { checkOutgoing, outgoingSettings } from './outgoingSettings.ts';
 
 /*
@@ -126,6 +127,13 @@ export const settings = {
     .refine((text) => /^[a-z_][a-z0-9_]{0,49}$/.test(text), {
       error: 'must be a plain schema name: lower-case letters, digits and _, 50 at most',
     }),
+  MIRROR_EXCLUDE: list.transform((names, context) => {
+    const parsed = names.map(parseExcluded);
+    const mistakes = parsed.flatMap((one) => ('mistake' in one ? [one.mistake] : []));
+    for (const mistake of mistakes) context.addIssue(mistake);
+    if (mistakes.length > 0) return z.NEVER;
+    return toExclusion(parsed.flatMap((one) => ('name' in one ? [one.name] : [])));
+  }),
   PORT: wholeNumber(8787, 0, 65535),
   ADMIN_PORT: wholeNumber(8788, 0, 65535),
   ADMIN_HOST: z.string().default('127.0.0.1'),

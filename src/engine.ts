@@ -112,6 +112,7 @@ export function createEngine(options: EngineOptions): Engine {
         client,
         projectId: config.DESCOPE_PROJECT_ID,
         archiveAll: config.EVENT_ARCHIVE === 'all',
+        exclude: config.MIRROR_EXCLUDE,
         overlapMs,
         settleMs,
         enqueue: enqueueEvents,
@@ -165,6 +166,7 @@ function createClient(
     auditBudget: budget('audit', config.AUDIT_BUDGET_PER_MINUTE),
     timeUnit: config.DESCOPE_TIME_UNIT,
     includeTestUsers: config.INCLUDE_TEST_USERS,
+    exclude: config.MIRROR_EXCLUDE,
     onRequest: ({ resource, status, ms }) => {
       metrics.requests.inc({ resource, status: String(status) });
       metrics.requestSeconds.observe({ resource }, ms / 1000);

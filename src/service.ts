@@ -10,6 +10,7 @@ import { startSchedules } from '../jobs/schedules.ts';
 import { sweep, sweepWindow } from '../jobs/sweep.ts';
 import { verify } from '../jobs/verify.ts';
 import { startWorkers } from '../jobs/workers.ts';
+import { alignExclusion } from './pull/exclusion.ts';
 import { startAdministration } from './administration.ts';
 import { createEngine, type Engine } from './engine.ts';
 import { createHealth, type Health } from './http/health.ts';
@@ -120,6 +121,7 @@ export async function startService(options: ServiceOptions): Promise<Service> {
     const notifier = config.FEED_NOTIFY ? startNotifier(mirror, log, releases) : undefined;
     await claimProject(mirror, config.DESCOPE_PROJECT_ID);
     await adoptRestoredFeed(mirror);
+    await alignExclusion(mirror, config.MIRROR_EXCLUDE);
     const settings: QueueSettings = {
       redisNodes: config.REDIS_URL,
       databaseUrl,
@@ -261,7 +263,7 @@ function createWebhook(parts: Parts): ReturnType<typeof createWebhookRouter> {
   const { engine, options, traces } = parts;
   const { config } = options;
   const archiveAll = config.EVENT_ARCHIVE === 'all';
-  const inbox = createInbox({ mirror: engine.mirror, archiveAll });
+  const inbox = createInbox({ mirror: engine.mirror, archiveAll, exclude: config.MIRROR_EXCLUDE });
   return createWebhookRouter({
     authentication: {
       hmacSecrets: config.WEBHOOK_HMAC_SECRETS,

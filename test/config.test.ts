@@ -29,6 +29,7 @@ describe('parseConfig', () => {
       DESCOPE_PROJECT_ID: 'P2test',
       DESCOPE_MANAGEMENT_KEY: 'K2test',
       MIRROR_SCHEMA: 'descope',
+      MIRROR_EXCLUDE: { names: [] },
       REDIS_URL: null,
       PORT: 8787,
       ADMIN_PORT: 8788,
@@ -217,7 +218,13 @@ describe('.env.example', () => {
     const parsed = parseConfig({ ...example, ...required });
     expect(parsed).toEqual(parseConfig(required));
     // A setting left empty would show no default, so only those without one may be.
-    const optional = ['DESCOPE_BASE_URL', 'DATABASE_URL', 'REDIS_URL', 'ADMIN_TOKEN'];
+    const optional = [
+      'DESCOPE_BASE_URL',
+      'DATABASE_URL',
+      'REDIS_URL',
+      'ADMIN_TOKEN',
+      'MIRROR_EXCLUDE',
+    ];
     for (const [name, value] of Object.entries(example)) {
       if (name in required || optional.includes(name)) continue;
       if (/^WEBHOOK_|^OTEL_EXPORTER_|^OUTGOING_/.test(name)) continue;

@@ -2,6 +2,7 @@ import { createEngine, type Engine, type EngineOptions } from '../engine.ts';
 import { openMirror, type Mirror } from '../mirror/database.ts';
 import { migrateMirror } from '../mirror/migrate.ts';
 import { claimProject } from '../mirror/project.ts';
+import { assertExclusion } from '../pull/exclusion.ts';
 import { createReleaseStack } from '../release.ts';
 import { openDatabase } from './openDatabase.ts';
 
@@ -37,7 +38,7 @@ export async function withMirror<T>(
 
 /**
  * Runs `work` with an engine of its own, migrated and without a queue, and cleans up after it.
- * @throws UsageError where the mirror is another project's
+ * @throws UsageError where the mirror is another project's, or leaves out other fields
  */
 export async function withEngine<T>(
   context: CommandContext,
@@ -47,6 +48,7 @@ export async function withEngine<T>(
   const { config, log } = context;
   return withMirror(context, async (mirror) => {
     await claimProject(mirror, config.DESCOPE_PROJECT_ID);
+    await assertExclusion(mirror, config.MIRROR_EXCLUDE);
     const engine = createEngine({ config, log, mirror, queues: null, ...hooks });
     context.signal.addEventListener('abort', engine.abort, { once: true });
     try {

@@ -3,6 +3,7 @@ import { stat } from 'node:fs/promises';
 import { UsageError } from '../errors.ts';
 import { importArchive, type ArchiveCounts } from '../inbox/archive.ts';
 import { claimProject } from '../mirror/project.ts';
+import { assertExclusion } from '../pull/exclusion.ts';
 import { withMirror } from './foreground.ts';
 import { countOf, tell } from './table.ts';
 
@@ -20,14 +21,16 @@ interface BadFile {
 export async function run(context: CommandContext, options: CommandOptions): Promise<ExitCode> {
   const folder = await parseFolder(options['folder']);
   const bad: BadFile[] = [];
-  const { DESCOPE_PROJECT_ID: projectId, EVENT_ARCHIVE } = context.config;
+  const { DESCOPE_PROJECT_ID: projectId, EVENT_ARCHIVE, MIRROR_EXCLUDE } = context.config;
   const counts = await withMirror(context, async (mirror) => {
     // An archive may be imported without any credentials.
     if (projectId !== '') await claimProject(mirror, projectId);
+    await assertExclusion(mirror, MIRROR_EXCLUDE);
     return importArchive(
       {
         mirror,
         archiveAll: EVENT_ARCHIVE === 'all',
+        exclude: MIRROR_EXCLUDE,
         projectId,
         signal: context.signal,
         onBadFile: (file, reason) => {

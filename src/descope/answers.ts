@@ -7,6 +7,7 @@ import {
 import { isRecord } from '../json.ts';
 import { toUserRow } from './users.ts';
 
+import type { Exclusion } from '../exclude.ts';
 import type { UserRow } from '../observation.ts';
 import type { Answer, Resource } from './fetch.ts';
 
@@ -71,17 +72,17 @@ export function isNotFound(error: unknown): boolean {
 }
 
 /** @throws DescopeUnavailable without a list of users, or with one that has no id */
-export function toUsers(body: Body): UserRow[] {
+export function toUsers(body: Body, exclude: Exclusion): UserRow[] {
   return toList(body, 'users').map((entry) => {
-    const row = toUserRow(entry);
+    const row = toUserRow(entry, exclude);
     if (!row) throw new DescopeUnavailable(body.resource, 'a user without an id', body.status);
     return row;
   });
 }
 
 /** @throws DescopeUnavailable without exactly one user with an id */
-export function toUser(body: Body): UserRow {
-  const row = toUserRow(body.fields['user']);
+export function toUser(body: Body, exclude: Exclusion): UserRow {
+  const row = toUserRow(body.fields['user'], exclude);
   if (!row) throw new DescopeUnavailable(body.resource, 'no user with an id', body.status);
   return row;
 }

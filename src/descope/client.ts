@@ -1,3 +1,4 @@
+import { NOTHING_EXCLUDED } from '../exclude.ts';
 import { parseAnswer, toList, toTotal } from './answers.ts';
 import { createLoads } from './loads.ts';
 import { createAsk, type Ask, type SdkDeps } from './sdk.ts';
@@ -19,7 +20,7 @@ export function createDescopeClient(deps: DescopeClientDeps): DescopeClient {
   const { ask, clockOffsetMs } = createAsk(deps);
   return {
     searchUsers: createUserSearch(deps, ask),
-    ...createLoads(ask),
+    ...createLoads(ask, deps.exclude ?? NOTHING_EXCLUDED),
     searchAudit: createAuditSearch(ask),
     clockOffsetMs,
   };

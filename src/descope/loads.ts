@@ -2,6 +2,7 @@ import { DescopeRejected, DescopeUnavailable } from '../errors.ts';
 import { parseJson } from '../json.ts';
 import { isNotFound, parseAnswer, toUser, toUsers } from './answers.ts';
 
+import type { Exclusion } from '../exclude.ts';
 import type { UserRow } from '../observation.ts';
 import type { Ask, Management } from './sdk.ts';
 import type { Call, DescopeClient, LoadAnswer, LoadOneAnswer } from './types.ts';
@@ -12,7 +13,7 @@ const MAX_IDS = 100;
 type Loads = Pick<DescopeClient, 'loadUsers' | 'loadUser' | 'loadUserByLoginId'>;
 
 /** `POST /v1/mgmt/users/load` and `GET /v1/mgmt/user`. */
-export function createLoads(ask: Ask): Loads {
+export function createLoads(ask: Ask, exclude: Exclusion): Loads {
   async function loadOne(
     call: Call,
     send: (management: Management) => Promise<unknown>,
@@ -20,7 +21,7 @@ export function createLoads(ask: Ask): Loads {
     const answer = await ask('user load', call, send);
     const { observedAt } = answer;
     try {
-      return { user: toUser(parseAnswer('user load', answer, parseJson)), observedAt };
+      return { user: toUser(parseAnswer('user load', answer, parseJson), exclude), observedAt };
     } catch (error) {
       // Only these words are proof of absence (G4): not a 404, not an empty body.
       if (isNotFound(error)) return { user: null, observedAt };
@@ -39,7 +40,7 @@ export function createLoads(ask: Ask): Loads {
       // The second argument asks for disabled and expired users too.
       management.user.loadUsers([...userIds], true),
     );
-    const users = toUsers(parseAnswer('users load', answer, parseJson));
+    const users = toUsers(parseAnswer('users load', answer, parseJson), exclude);
     return toLoadAnswer(userIds, users, answer.observedAt);
   }
 

@@ -1,3 +1,4 @@
+import { NOTHING_EXCLUDED } from '../exclude.ts';
 import { parseJson } from '../json.ts';
 import { parseAnswer, toList, toTotal, toUsers } from './answers.ts';
 import { baseUrlOf } from './baseUrl.ts';
@@ -75,7 +76,7 @@ export function createProbe(deps: SdkDeps, call: Call): Probe {
       const answer = await ask('users load', call, (management) =>
         management.user.loadUsers([...userIds], true),
       );
-      return toUsers(parseAnswer('users load', answer, parseJson));
+      return toUsers(parseAnswer('users load', answer, parseJson), NOTHING_EXCLUDED);
     },
     async searchAudit({ fromMs, toMs, actions }) {
       const request = {

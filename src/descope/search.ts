@@ -1,4 +1,5 @@
 import { DescopeUnavailable } from '../errors.ts';
+import { NOTHING_EXCLUDED, type Exclusion } from '../exclude.ts';
 import { parseJson } from '../json.ts';
 import { parseAnswer, toTotal, toUsers } from './answers.ts';
 import { createPageSize } from './pageSize.ts';
@@ -14,6 +15,8 @@ export interface UserSearchDeps {
   readonly mirror: Pick<Mirror, 'db' | 't'>;
   readonly timeUnit: 'auto' | 'ms' | 's';
   readonly includeTestUsers: boolean;
+  /** Fields that are left out of every answer. */
+  readonly exclude?: Exclusion;
 }
 
 export type SearchRequest = Parameters<Management['user']['search']>[0];
@@ -66,7 +69,7 @@ export function createUserSearch(deps: UserSearchDeps, ask: Ask): DescopeClient[
       withTestUser: deps.includeTestUsers,
     };
     const answer = await search(request, call);
-    const { users, total } = toPage(answer);
+    const { users, total } = toPage(answer, deps.exclude);
     if (page === 0) await pageSize.note(query.limit, users.length, total);
     const size = await pageSize.of(query.limit);
     return { users, total, observedAt: answer.observedAt, pageSize: size };
@@ -82,9 +85,12 @@ export function toFilter({ field, side, value }: TimeBound): SearchRequest {
 }
 
 /** @throws what `parseAnswer` throws; DescopeUnavailable where rows or total are missing */
-export function toPage(answer: Answer): { users: UserRow[]; total: number } {
+export function toPage(
+  answer: Answer,
+  exclude: Exclusion = NOTHING_EXCLUDED,
+): { users: UserRow[]; total: number } {
   const body = parseAnswer('user search', answer, parseJson);
-  return { users: toUsers(body), total: toTotal(body) };
+  return { users: toUsers(body, exclude), total: toTotal(body) };
 }
 
 /** The total of a search, where its rows bear it out: what a probe finds is remembered for good. */

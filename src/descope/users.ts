@@ -2,6 +2,7 @@ import { hash } from 'node:crypto';
 
 import { LosslessNumber } from 'lossless-json';
 
+import { NOTHING_EXCLUDED, withoutExcluded, type Exclusion } from '../exclude.ts';
 import { isRecord, toCanonicalJson, toStorableText } from '../json.ts';
 
 import type { UserRow, UserTenant } from '../observation.ts';
@@ -15,9 +16,10 @@ import type { UserRow, UserTenant } from '../observation.ts';
 /** Half of SHA-256: 128 bits are beyond accident, and ten million rows carry them. */
 const HASH_LENGTH = 32;
 
-/** The user's columns; null without a usable user id. */
-export function toUserRow(answer: unknown): UserRow | null {
-  if (!isRecord(answer)) return null;
+/** The user's columns, without what the mirror leaves out; null without a usable user id. */
+export function toUserRow(given: unknown, exclude: Exclusion = NOTHING_EXCLUDED): UserRow | null {
+  if (!isRecord(given)) return null;
+  const answer = withoutExcluded(given, exclude);
   const field = fieldReader(answer);
   const userId = toText(field('userId'));
   if (userId === null) return null;

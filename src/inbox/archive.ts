@@ -7,6 +7,7 @@ import { Stopping } from '../errors.ts';
 import { parseDelivery, UnreadableDelivery, type ParsedDelivery } from './parse.ts';
 import { recordEvents } from './record.ts';
 
+import type { Exclusion } from '../exclude.ts';
 import type { Mirror } from '../mirror/database.ts';
 import type { DirectoryEvent } from './event.ts';
 
@@ -20,6 +21,8 @@ export interface ArchiveDeps {
   readonly mirror: Pick<Mirror, 'db' | 't'>;
   /** Keep events that are not about users as well (`EVENT_ARCHIVE=all`). */
   readonly archiveAll: boolean;
+  /** Fields that no payload is to tell of. */
+  readonly exclude?: Exclusion;
   /** Records of other projects are ignored; empty checks nothing. */
   readonly projectId: string;
   readonly signal: AbortSignal;
@@ -84,7 +87,7 @@ export async function importArchive(deps: ArchiveDeps, folder: string): Promise<
 }
 
 /** Gathers events across files, since a stream into a bucket leaves many small ones. */
-function createCollector({ mirror, archiveAll }: ArchiveDeps, counts: ArchiveCounts) {
+function createCollector({ mirror, ...options }: ArchiveDeps, counts: ArchiveCounts) {
   let waiting: DirectoryEvent[] = [];
   let bytes = 0;
   async function flush(): Promise<void> {
@@ -92,7 +95,7 @@ function createCollector({ mirror, archiveAll }: ArchiveDeps, counts: ArchiveCou
     const events = waiting;
     waiting = [];
     bytes = 0;
-    const recorded = await recordEvents(mirror.db, mirror.t, events, 'archive', { archiveAll });
+    const recorded = await recordEvents(mirror.db, mirror.t, events, 'archive', options);
     counts.accepted += recorded.accepted.length;
     counts.archived += recorded.archived;
     counts.duplicates += recorded.duplicates;

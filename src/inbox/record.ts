@@ -1,6 +1,8 @@
 import { sql } from 'drizzle-orm';
 
 import { findCode } from '../errors.ts';
+import { withoutExcludedAnywhere, type Exclusion } from '../exclude.ts';
+import { toCanonicalJson } from '../json.ts';
 import { rows, type Executor, type Mirror } from '../mirror/database.ts';
 import { within } from '../within.ts';
 import { isAboutErased, namedErased, REDACTED, withoutErased } from './redact.ts';
@@ -19,6 +21,8 @@ export type EventWitness = 'webhook' | 'audit' | 'archive';
 export interface RecordOptions {
   /** Keep events that are not about users as well, never to be acted on (`EVENT_ARCHIVE=all`). */
   readonly archiveAll: boolean;
+  /** Fields that no payload is to tell of. */
+  readonly exclude?: Exclusion;
 }
 
 export interface Recorded {
@@ -59,7 +63,7 @@ function toOccurredAt(occurredMs: number): string {
 }
 
 /** One row of the statement's parameter; the payload is JSON text already and goes in as it is. */
-function toRowText(event: DirectoryEvent): string {
+function toRowText(event: DirectoryEvent, exclude: Exclusion | undefined): string {
   const columns = JSON.stringify({
     event_id: event.eventId,
     action: event.action,
@@ -70,7 +74,11 @@ function toRowText(event: DirectoryEvent): string {
     tenant_ids: event.tenantIds,
     state: event.kind === 'other' ? 'archived' : 'pending',
   });
-  return `${columns.slice(0, -1)},"payload":${event.payload}}`;
+  const payload =
+    exclude === undefined || exclude.names.length === 0
+      ? event.payload
+      : toCanonicalJson(withoutExcludedAnywhere(JSON.parse(event.payload), exclude));
+  return `${columns.slice(0, -1)},"payload":${payload}}`;
 }
 
 function isKept(event: DirectoryEvent, options: RecordOptions): boolean {
@@ -86,6 +94,7 @@ async function writeEvents(
   t: MirrorTables,
   given: readonly DirectoryEvent[],
   witness: EventWitness,
+  exclude: Exclusion | undefined,
 ): Promise<Written> {
   // A statement may not touch a row twice; and in one order, two statements cannot deadlock.
   const unique = [...new Map(given.map((event) => [event.eventId, event])).values()].sort((a, b) =>
@@ -99,7 +108,7 @@ async function writeEvents(
       // A row this statement inserted was locked by nobody: its xmax is 0.
       sql`
         with given as materialized (
-          select * from jsonb_to_recordset(${`[${unique.map(toRowText).join(',')}]`}::jsonb) as given
+          select * from jsonb_to_recordset(${`[${unique.map((event) => toRowText(event, exclude)).join(',')}]`}::jsonb) as given
             (event_id text, action text, occurred_at timestamptz, user_ids text[], login_ids text[],
              actor_id text, tenant_ids text[], payload jsonb, state text)
         ), ${namedErased(t)}, written as (
@@ -158,7 +167,7 @@ export async function recordEvents(
   options: RecordOptions,
 ): Promise<Recorded> {
   const kept = events.filter((event) => isKept(event, options));
-  return tally(events, await writeEvents(executor, t, kept, witness), options);
+  return tally(events, await writeEvents(executor, t, kept, witness, options.exclude), options);
 }
 
 export interface Inbox {
@@ -222,7 +231,7 @@ export function createInbox(options: InboxOptions): Inbox {
     const events = batch.flatMap((delivery) => delivery.events);
     try {
       // Bounded here too: a connection that went silent must not hold up every later delivery.
-      const writing = writeEvents(mirror.db, mirror.t, events, 'webhook');
+      const writing = writeEvents(mirror.db, mirror.t, events, 'webhook', options.exclude);
       const written = await within(deadlineMs, writing, giveUp);
       for (const delivery of batch) delivery.resolve(tally(delivery.events, written, options));
     } catch (error) {

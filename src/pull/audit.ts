@@ -20,6 +20,7 @@ import { advanceWatermark, coverWindows, readWatermark, whileHoldingPull } from 
 import { sourceNowMs } from './sourceClock.ts';
 
 import type { DescopeClient } from '../descope/types.ts';
+import type { Exclusion } from '../exclude.ts';
 import type { DirectoryEvent } from '../inbox/event.ts';
 import type { PullResult } from './modified.ts';
 
@@ -35,6 +36,8 @@ export interface AuditDeps {
   readonly client: DescopeClient;
   readonly projectId: string;
   readonly archiveAll: boolean;
+  /** Fields that no payload is to tell of. */
+  readonly exclude?: Exclusion;
   readonly overlapMs: number;
   readonly settleMs: number;
   readonly enqueue: (eventIds: readonly string[]) => Promise<void>;
@@ -169,6 +172,7 @@ async function take(
   const accepted = await transaction(mirror, async (tx) => {
     const recorded = await recordEvents(tx, mirror.t, events, 'audit', {
       archiveAll: deps.archiveAll,
+      ...(deps.exclude === undefined ? {} : { exclude: deps.exclude }),
     });
     await advanceWindow(tx, mirror, window, step.untilMs, {
       rowsRead: step.records.length,
