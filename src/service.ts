@@ -4,7 +4,7 @@ import { prune } from '../jobs/prune.ts';
 import { startHistory } from '../jobs/history.ts';
 import { pullAudit } from '../jobs/pullAudit.ts';
 import { pullModified } from '../jobs/pullModified.ts';
-import { migrateQueues, openQueues, type Queues, type QueueSettings } from '../jobs/queues.ts';
+import { openQueues, type Queues, type QueueSettings } from '../jobs/queues.ts';
 import { startRecovery } from '../jobs/recover.ts';
 import { startSchedules } from '../jobs/schedules.ts';
 import { sweep, sweepWindow } from '../jobs/sweep.ts';
@@ -17,9 +17,9 @@ import { createHealth, type Health } from './http/health.ts';
 import { startPublicServer } from './http/public.ts';
 import { createInbox } from './inbox/record.ts';
 import { databaseNow, openMirror, readMirrorId } from './mirror/database.ts';
-import { migrateMirror } from './mirror/migrate.ts';
 import { claimProject } from './mirror/project.ts';
 import { adoptRestoredFeed } from './mirror/restored.ts';
+import { migrateService } from './migrateService.ts';
 import { createOutgoing, startDeliveries, startNotifier } from './outgoingWork.ts';
 import { createReleaseStack, type ReleaseStack } from './release.ts';
 import { startTraces, type Traces } from './traces.ts';
@@ -69,26 +69,6 @@ interface Parts {
   readonly health: Health;
   readonly releases: ReleaseStack;
   readonly traces: Traces;
-}
-
-/**
- * Brings the mirror's schema up to date, and the queue's where that is in Postgres. Where both are, a role
- * without DDL rights will do.
- * @throws what migrating throws; UsageError where a schema is not up to date and our role may not migrate it
- */
-export async function migrateService(
-  options: Pick<ServiceOptions, 'config' | 'log' | 'databaseUrl'>,
-): Promise<{ applied: number }> {
-  const { config, log, databaseUrl } = options;
-  const schema = config.MIRROR_SCHEMA;
-  const migrated = await migrateMirror({ databaseUrl, schema });
-  await migrateQueues({
-    ...{ redisNodes: config.REDIS_URL, databaseUrl, schema },
-    onError: (error) => {
-      log.debug({ err: error }, 'a queue connection failed');
-    },
-  });
-  return migrated;
 }
 
 /**

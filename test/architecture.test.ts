@@ -94,7 +94,7 @@ function areaOf(path: string): string {
 /** Where everything is put together. */
 const COMPOSITION = [
   ...['src/service.ts', 'src/engine.ts', 'src/administration.ts', 'src/queueCounts.ts'],
-  'src/outgoingWork.ts',
+  ...['src/outgoingWork.ts', 'src/migrateService.ts'],
 ];
 
 /** An importer's area and the areas it may import; its own and `base` go without saying. */

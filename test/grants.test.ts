@@ -15,6 +15,7 @@ import {
   onTestFinished,
 } from 'vitest';
 
+import * as attributes from '../src/commands/attributes.ts';
 import * as doctor from '../src/commands/doctor.ts';
 import * as erase from '../src/commands/erase.ts';
 import * as grants from '../src/commands/grants.ts';
@@ -23,6 +24,7 @@ import { parseConfig } from '../src/config.ts';
 import { UsageError } from '../src/errors.ts';
 import { startEmbeddedPostgres, type RunningPostgres } from '../src/mirror/embedded.ts';
 import { openMirror } from '../src/mirror/database.ts';
+import { READABLE } from '../src/mirror/grants.ts';
 import { changes, findUser, listUsers, usersOfTenant, waitFor } from '../src/readers/users.ts';
 import { runCommand } from './commands/context.ts';
 import { removeEmbeddedFolder } from './support/embeddedHost.ts';
@@ -178,12 +180,20 @@ describe('the three roles', () => {
     const examined = await runCommand(doctor, w, {}, { json: true });
     expect(JSON.stringify(examined.json())).not.toMatch(/may not/);
 
-    const tables = ['users', 'user_tenants', 'live_users', 'user_changes', 'sync_status'];
-    for (const table of tables) {
+    for (const table of READABLE) {
       const found = await asReader<{ n: string }>(`select count(*) as n from descope.${table}`);
       expect(Number(found[0]?.n), table).toBeGreaterThan(0);
     }
     expect(await asReader('select * from descope.changes_since(null, 10)')).toHaveLength(10);
+    for (const called of [
+      'select descope.feed_head()',
+      "select 1 from (select count(*) from descope.members_of_role('nobody')) as counted",
+      `select descope.user_as_of('${userId}')`,
+      `select * from descope.why_not_seen('${userId}', now())`,
+      `select descope.attribute_text('{"a": 1}', 'a')`,
+    ]) {
+      expect(await asReader(called), called).toHaveLength(1);
+    }
     const reader = { db: asDatabase(`reader_${names}`).mirror.pool };
     onTestFinished(() => reader.db.end());
     expect(await findUser(reader, userId)).toMatchObject({ userId });
@@ -223,6 +233,35 @@ describe('the three roles', () => {
     ]) {
       await expect(query(service, ddl), ddl).rejects.toThrow();
     }
+  });
+
+  it('let applications have their cursor kept by name where that is said', async () => {
+    await setUp();
+    const readNamed = () => asReader("select * from descope.read_changes('app', 10)");
+    await expect(readNamed()).rejects.toThrow('permission denied');
+    const apply = (more: Readonly<Record<string, boolean>>) =>
+      runAs(`owner_${names}`, grants, optionsOf({ apply: true, ...more }));
+    await apply({ cursors: true });
+    expect(await readNamed()).toEqual([]);
+    expect(await asReader("select descope.confirm_changes('app', '0-0')")).toHaveLength(1);
+    await apply({});
+    await expect(readNamed()).rejects.toThrow('permission denied');
+  });
+
+  it('say whose right it is to erase where a rebuild has left what only the owner may touch', async () => {
+    await setUp();
+    const { write } = roleNames();
+    await query(
+      urlOf(`migrator_${names}`),
+      `create table descope.users_previous (like descope.users);
+       create table descope.user_tenants_previous (like descope.user_tenants);
+       revoke all on descope.users_previous, descope.user_tenants_previous from ${write}`,
+    );
+    const options = { user: 'U1', yes: true, evenUnknown: true };
+    await expect(runAs(`service_${names}`, erase, options)).rejects.toThrow(
+      /run it as the owner of the tables, or first .*--drop-previous/,
+    );
+    expect((await runAs(`migrator_${names}`, erase, options)).exitCode).toBe(0);
   });
 
   it('cover what a later migration adds, for the service by itself', async () => {
@@ -277,7 +316,14 @@ describe('row level security', () => {
     create policy tenant on descope.users for select to ${read}
       using (exists (select from descope.user_tenants t where t.user_id = users.user_id));
     alter view descope.live_users set (security_invoker = true);
-    revoke select on descope.user_changes from ${read}`;
+    alter view descope.live_users_with_attributes set (security_invoker = true);
+    alter view descope.tenant_members set (security_invoker = true);
+    alter view descope.role_members set (security_invoker = true);
+    revoke select on descope.user_changes from ${read};
+    revoke execute on function descope.user_freshness(text), descope.why_not_seen(text, timestamptz)
+      from public, ${read};
+    grant execute on function descope.user_freshness(text), descope.why_not_seen(text, timestamptz)
+      to ${write}`;
 
   it('shows a reader the users of a tenant alone, while the service writes', async () => {
     await setUp();
@@ -295,7 +341,8 @@ describe('row level security', () => {
     );
     expect(tenants).toHaveLength(2);
     for (const { tenant, n } of tenants) {
-      for (const table of ['users', 'live_users', 'user_tenants']) {
+      const tables = ['users', 'live_users', 'user_tenants', 'live_users_with_attributes'];
+      for (const table of [...tables, 'tenant_members']) {
         // What the application sets; evaluated before the rows are.
         const found = await asReader(
           `with t as materialized (select set_config('app.tenant', '${tenant}', false))
@@ -304,9 +351,20 @@ describe('row level security', () => {
         expect(found, table).toEqual([{ n }]);
       }
     }
-    expect(await asReader('select 1 from descope.live_users')).toEqual([]);
-    await expect(asReader('select * from descope.changes_since(null, 1)')).rejects.toThrow(
-      'permission denied',
-    );
+    // Nor do the views that read views, and a migration and `rollcall attributes` leave them so.
+    await runAs(`migrator_${names}`, attributes, {
+      ...{ action: 'add', name: 'plan', type: 'text', index: false },
+    });
+    for (const view of READABLE.filter((name) => /live|members/.test(name))) {
+      expect(await asReader(`select 1 from descope.${view}`), view).toEqual([]);
+    }
+    for (const closed of [
+      'select * from descope.changes_since(null, 1)',
+      "select * from descope.read_changes('me', 1)",
+      "select descope.user_as_of('U1')",
+      "select * from descope.wait_for('U1', now(), 0)",
+    ]) {
+      await expect(asReader(closed), closed).rejects.toThrow('permission denied');
+    }
   });
 });

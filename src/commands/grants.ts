@@ -15,7 +15,8 @@ export async function run(context: CommandContext, options: CommandOptions): Pro
   const { MIRROR_SCHEMA: schema, REDIS_URL } = context.config;
   const roles = parseRoles(options);
   const queueSchema = REDIS_URL === null ? `${schema}_queue` : null;
-  const statements = grantsOf({ schema, queueSchema, roles });
+  const cursors = options['cursors'] === true;
+  const statements = grantsOf({ schema, queueSchema, roles, cursors });
   if (options['apply'] === true) {
     await apply(context, statements);
     if (context.json) context.stdout(JSON.stringify({ applied: true, schema, roles }));

@@ -1,4 +1,4 @@
-import { migrateService } from '../service.ts';
+import { migrateService } from '../migrateService.ts';
 import { openDatabase } from './openDatabase.ts';
 
 import type { CommandContext, ExitCode } from './command.ts';

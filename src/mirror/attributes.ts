@@ -161,7 +161,8 @@ async function changeView(store: AttributeStore, change: () => Promise<void>): P
 }
 
 /**
- * Makes the view what the table says, over what `live_users` has now. Within a transaction. Grants stay.
+ * Makes the view what the table says, over what `live_users` has now. Within a transaction. Grants stay, and options
+ * such as `security_invoker`.
  * @throws Postgres' 2BP01 where columns go, or come in between, and views of others read it
  */
 export async function restoreAttributes({ client, schema }: AttributeStore): Promise<void> {
@@ -180,9 +181,10 @@ export async function restoreAttributes({ client, schema }: AttributeStore): Pro
     (one) => `, ${expressionOf(schema, one, 'u.')} as ${one.quotedColumn}`,
   );
   const select = `select u.*${chosen.join('')} from ${quoted}.live_users u`;
+  const options = await optionsOf({ client, schema });
   await client.query('savepoint before_view');
   try {
-    await client.query(`create or replace view ${view} as ${select}`);
+    await client.query(`create or replace view ${view}${options} as ${select}`);
   } catch (error) {
     if (findCode(error) !== CANNOT_REPLACE) throw error;
     await client.query('rollback to savepoint before_view');
@@ -194,13 +196,23 @@ export async function restoreAttributes({ client, schema }: AttributeStore): Pro
       [view],
     );
     await client.query(`drop view ${view}`);
-    await client.query(`create view ${view} as ${select}`);
+    await client.query(`create view ${view}${options} as ${select}`);
     for (const { grant } of grants) await client.query(grant);
   }
   for (const { quotedColumn, name, type } of columns) {
     const about = pg.escapeLiteral(`The custom attribute ${name}, as ${type}.`);
     await client.query(`comment on column ${view}.${quotedColumn} is ${about}`);
   }
+}
+
+/** What has been set for the view, as a clause; replacing it says all anew. */
+async function optionsOf({ client, schema }: AttributeStore): Promise<string> {
+  const { rows } = await client.query<{ clause: string | null }>(
+    `select ' with (' || string_agg(format('%I=%L', option_name, option_value), ', ') || ')' as clause
+     from pg_class, pg_options_to_table(reloptions) where oid = to_regclass($1)`,
+    [`${pg.escapeIdentifier(schema)}.${VIEW}`],
+  );
+  return rows[0]?.clause ?? '';
 }
 
 async function listUserColumns({ client, schema }: AttributeStore): Promise<string[]> {

@@ -20,10 +20,27 @@ export interface GrantScope {
   /** The queue's schema beside it; null where the queue is on Redis. */
   readonly queueSchema: string | null;
   readonly roles: RoleNames;
+  /** Whether applications may have their cursor of the feed kept by name. */
+  readonly cursors: boolean;
 }
 
 /** What an application reads: no inbox, no deletions, no log of what people did, no erasures. */
-export const READABLE = ['users', 'user_tenants', 'live_users', 'user_changes', 'sync_status'];
+export const READABLE = [
+  ...['users', 'user_tenants', 'user_changes', 'sync_status'],
+  ...['live_users', 'live_users_with_attributes', 'tenant_members', 'role_members'],
+];
+
+/** What it calls; all but `CURSORS` is anybody's who may use the schema, unless that was revoked. */
+const CALLABLE = [
+  ...['changes_since', 'feed_head', 'parse_cursor', 'feed_pruned_to', 'is_in_feed'],
+  ...['assert_in_feed', 'feed_horizon', 'members_of_role'],
+  ...['user_freshness', 'user_as_of', 'wait_for', 'why_not_seen'],
+  ...['text', 'boolean', 'integer', 'bigint', 'numeric', 'timestamptz', 'text_array'].map(
+    (type) => `attribute_${type}`,
+  ),
+];
+/** They write where a consumer is, by a name that no role owns: only for whom that is wanted. */
+const CURSORS = ['read_changes', 'confirm_changes'];
 
 const name = pg.escapeIdentifier;
 const text = pg.escapeLiteral;
@@ -48,7 +65,7 @@ export async function applyGrants(
 }
 
 /** Statements in order, for one transaction. Each is complete in itself. Pure. */
-export function grantsOf({ schema, queueSchema, roles }: GrantScope): string[] {
+export function grantsOf({ schema, queueSchema, roles, cursors }: GrantScope): string[] {
   const schemas = queueSchema === null ? [schema] : [schema, queueSchema];
   return [
     ...[roles.migrate, roles.write, roles.read].map(createRole),
@@ -56,7 +73,7 @@ export function grantsOf({ schema, queueSchema, roles }: GrantScope): string[] {
     ...(queueSchema === null ? [] : [letCreateSchemas(roles.migrate)]),
     ...schemas.flatMap((one) => [ownSchema(one, roles.migrate), ...grantWrite(one, roles)]),
     readLedgers(schemas, roles.write),
-    ...grantRead(schema, roles.read),
+    ...grantRead(schema, roles.read, cursors),
   ];
 }
 
@@ -138,19 +155,30 @@ function readLedgers(schemas: readonly string[], role: string): string {
   return forEachThere(ledgers, `revoke insert, update, delete on %s from ${name(role)}`);
 }
 
-/** The tables made for applications, by name: what a later version adds is not theirs by itself. */
-function grantRead(schema: string, read: string): string[] {
+/** What is made for applications, by name: what a later version adds is not theirs by itself. */
+function grantRead(schema: string, read: string, cursors: boolean): string[] {
   const tables = READABLE.map((table) => text(`${name(schema)}.${name(table)}`));
+  const functions = (names: readonly string[]) =>
+    names.map((one) => `${name(schema)}.${name(one)}`);
   return [
     `grant usage on schema ${name(schema)} to ${name(read)}`,
     `revoke all on all tables in schema ${name(schema)} from ${name(read)}`,
     forEachThere(tables, `grant select on %s to ${name(read)}`),
-    `do $$ begin
-  if to_regproc(${text(`${name(schema)}.changes_since`)}) is not null then
-    grant execute on function ${name(schema)}.changes_since(text, integer) to ${name(read)};
-  end if;
-end $$`,
+    ...functions(CALLABLE).map((one) => ifThere(one, 'grant', `to ${name(read)}`)),
+    ...functions(CURSORS).map((one) =>
+      cursors
+        ? ifThere(one, 'grant', `to ${name(read)}`)
+        : ifThere(one, 'revoke', `from ${name(read)}`),
+    ),
   ];
+}
+
+function ifThere(routine: string, verb: 'grant' | 'revoke', whom: string): string {
+  return `do $$ begin
+  if to_regproc(${text(routine)}) is not null then
+    ${verb} execute on function ${routine} ${whom};
+  end if;
+end $$`;
 }
 
 /** Before the first migration there are none. */
