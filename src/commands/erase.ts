@@ -1,5 +1,5 @@
 import { eraseUser, undoErasure, type Erased } from '../apply/erase.ts';
-import { hidePersonalData, UsageError } from '../errors.ts';
+import { findCode, hidePersonalData, UsageError } from '../errors.ts';
 import { whileLogged } from '../mirror/adminLog.ts';
 import { withMirror } from './foreground.ts';
 import { tell } from './table.ts';
@@ -43,7 +43,7 @@ async function erase(
     const done = await whileLogged(
       mirror,
       { actor: 'command', action: 'erase', detail: { by: request.by } },
-      () => eraseUser(mirror, request, context.signal),
+      () => eraseUser(mirror, request, context.signal).catch(explainRefusal),
       (erased) => (erased === null ? { known: false } : { ...erased.counts }),
     );
     if (done === null) return tellUnknown(context);
@@ -51,6 +51,15 @@ async function erase(
     else for (const line of toLines(done)) tell(context, line);
     return 0;
   });
+}
+
+/** `users_previous` is nobody's but its owner's. */
+function explainRefusal(error: unknown): never {
+  if (findCode(error) !== '42501') throw error;
+  throw new UsageError(
+    'the user of DATABASE_URL may not read and write all tables of the mirror, and the person is still there: run ' +
+      'it as the owner of the tables, or first let `rollcall rebuild --drop-previous` run as the owner',
+  );
 }
 
 /** Whether somebody said yes. @throws UsageError where nobody can be asked */

@@ -2,12 +2,15 @@ import { sql } from 'drizzle-orm';
 
 import { recordColumns, toUserRecords, userColumns, userRecordType } from '../apply/records.ts';
 import { toUserRow } from '../descope/users.ts';
-import { UsageError } from '../errors.ts';
+import { findCode, UsageError } from '../errors.ts';
 import { withoutExcludedAnywhere, type Exclusion } from '../exclude.ts';
 import { parseJson, toCanonicalJson } from '../json.ts';
-import { rows, textArray, transaction, type Mirror } from '../mirror/database.ts';
+import { rows, textArray, transaction, type Executor, type Mirror } from '../mirror/database.ts';
+import { generations } from '../mirror/generations.ts';
 import { toPresent } from '../observation.ts';
 import { hasCompletedSweep, openRun } from './ledger.ts';
+
+import type { MirrorTables } from '../mirror/schema.ts';
 
 /*
  * In: the fields that are left out from now on. Out: a mirror that has none of them. Where the setting is the
@@ -21,6 +24,7 @@ const KEPT = 'excludedFields';
 /**
  * Takes what is newly left out from users and from payloads, and opens a sweep where a field is mirrored again.
  * The feed tells of nothing: nobody has changed.
+ * @throws UsageError where our role may not write to all generations
  */
 export async function alignExclusion(mirror: Mirror, exclusion: Exclusion): Promise<void> {
   const { names } = exclusion;
@@ -30,7 +34,7 @@ export async function alignExclusion(mirror: Mirror, exclusion: Exclusion): Prom
   if (!isLess && !isMore) return;
   if (isLess) {
     for (let after: string | null = ''; after !== null;) {
-      after = await stripUsers(mirror, exclusion, after);
+      after = await stripUsers(mirror, exclusion, after).catch(explainRefusal);
     }
     for (let after: string | null = ''; after !== null;) {
       after = await stripEvents(mirror, exclusion, after);
@@ -44,6 +48,15 @@ export async function alignExclusion(mirror: Mirror, exclusion: Exclusion): Prom
       await openRun(tx, mirror, 'sweep', 'fields that were left out are mirrored again');
     }
   });
+}
+
+/** `users_previous` is nobody's but its owner's. */
+function explainRefusal(error: unknown): never {
+  if (findCode(error) !== '42501') throw error;
+  throw new UsageError(
+    'MIRROR_EXCLUDE leaves out more than before, and the user of DATABASE_URL may not write to what a rebuild has ' +
+      'replaced: let `rollcall rebuild --drop-previous` run as the owner of the tables, then start again',
+  );
 }
 
 /**
@@ -68,32 +81,52 @@ async function readKept({ db, t }: Pick<Mirror, 'db' | 't'>): Promise<readonly s
   return row?.names ?? null;
 }
 
-/** The next users by id, made anew of what is left of their answers. Returns the last of them; null: no more. */
+/**
+ * The next users by id, made anew of what is left of their answers. Returns the last of them; null: no more. Of
+ * every generation in one transaction: whatever a rebuild swaps between two of them, none is forgotten.
+ */
 async function stripUsers(
   mirror: Mirror,
   exclusion: Exclusion,
   after: string,
 ): Promise<string | null> {
-  const { t } = mirror;
   return transaction(mirror, async (tx) => {
-    const found = await rows<{ userId: string; raw: string }>(
-      tx,
-      sql`select user_id as "userId", raw::text as raw from ${t.users}
-          where user_id > ${after} order by user_id limit ${A_STEP} for update`,
+    const all = await generations(tx, mirror.t);
+    const parts = all.map(
+      ({ users }) => sql`(select user_id from ${users} where user_id > ${after}
+        order by user_id limit ${A_STEP})`,
     );
-    const left = found.flatMap(({ raw }) => toUserRow(parseJson(raw), exclusion) ?? []);
-    const records = toUserRecords(left.map((row) => toPresent(row, 'epoch', 'load')));
-    await tx.execute(sql`
-      update ${t.users} as u set (${userColumns}) = row(${recordColumns})
-      from jsonb_to_recordset(${records}::jsonb) as r(${userRecordType})
-      where u.user_id = r.user_id and u.content_hash <> r.content_hash`);
-    if (exclusion.names.includes('userTenants')) {
-      await tx.execute(sql`
-        delete from ${t.userTenants}
-        where user_id = any(${textArray(found.map(({ userId }) => userId))})`);
-    }
-    return found.length < A_STEP ? null : (found.at(-1)?.userId ?? null);
+    const found = await rows<{ userId: string }>(
+      tx,
+      sql`select user_id as "userId" from (${sql.join(parts, sql` union `)}) as ids
+          order by user_id limit ${A_STEP}`,
+    );
+    const userIds = found.map(({ userId }) => userId);
+    for (const t of all) await stripThese(tx, t, exclusion, userIds);
+    return userIds.length < A_STEP ? null : (userIds.at(-1) ?? null);
   });
+}
+
+async function stripThese(
+  tx: Executor,
+  t: MirrorTables,
+  exclusion: Exclusion,
+  userIds: readonly string[],
+): Promise<void> {
+  const found = await rows<{ raw: string }>(
+    tx,
+    sql`select raw::text as raw from ${t.users}
+        where user_id = any(${textArray(userIds)}) order by user_id for update`,
+  );
+  const left = found.flatMap(({ raw }) => toUserRow(parseJson(raw), exclusion) ?? []);
+  const records = toUserRecords(left.map((row) => toPresent(row, 'epoch', 'load')));
+  await tx.execute(sql`
+    update ${t.users} as u set (${userColumns}) = row(${recordColumns})
+    from jsonb_to_recordset(${records}::jsonb) as r(${userRecordType})
+    where u.user_id = r.user_id and u.content_hash <> r.content_hash`);
+  if (exclusion.names.includes('userTenants')) {
+    await tx.execute(sql`delete from ${t.userTenants} where user_id = any(${textArray(userIds)})`);
+  }
 }
 
 /** The same of the next events and their payloads. */

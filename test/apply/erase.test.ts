@@ -4,6 +4,7 @@ import { describe, expect, it } from 'vitest';
 import { applyObservations } from '../../src/apply/apply.ts';
 import { eraseUser, undoErasure, type EraseRequest } from '../../src/apply/erase.ts';
 import { toUserRow } from '../../src/descope/users.ts';
+import { pruneFeed } from '../../src/feed/prune.ts';
 import { isMentionedIn } from '../../src/inbox/mentions.ts';
 import { parseRecord } from '../../src/inbox/parse.ts';
 import { recordEvents } from '../../src/inbox/record.ts';
@@ -113,6 +114,30 @@ describe('an erased user whom Descope still has', () => {
 });
 
 describe('the feed of an erased user', () => {
+  it('leaves consumers their named cursors, and is pruned like any other', async () => {
+    const { s, userId } = await begin(10);
+    s.simulator.directory.modifyUser(userId, { name: 'Another' });
+    await s.runSweep();
+    const own = (await changesSince(s, null)).at(-1);
+    expect(own?.user_id).toBe(userId);
+    const confirm = (name: string, cursor = '') =>
+      s.query(sql`select descope.confirm_changes(${name}, ${cursor})`);
+    const read = (name: string) =>
+      s.query<Change>(sql`select * from descope.read_changes(${name}, 100)`);
+    await confirm('quick', own?.cursor);
+    await confirm('slow', own?.cursor);
+    await erase(s, userId);
+    const [gone, ...more] = await read('quick');
+    expect([gone?.user_id, gone?.kind, more]).toEqual([userId, 'deleted', []]);
+    expect(await s.query(sql`select descope.feed_head() as head`)).toEqual([
+      { head: gone?.cursor },
+    ]);
+    await confirm('quick', gone?.cursor);
+    expect(await pruneFeed(s.database.mirror, { days: 0, steps: 9 }, signal)).toBeGreaterThan(1);
+    expect(await read('quick')).toEqual([]);
+    await expect(read('slow')).rejects.toMatchObject({ cause: { code: 'RC001' } });
+  });
+
   it('says once that they are gone, and takes no cursor from a reader', async () => {
     const { s, userId } = await begin(10);
     s.simulator.directory.modifyUser(userId, { name: 'Another' });
