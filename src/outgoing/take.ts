@@ -44,10 +44,15 @@ export interface TakeOptions {
 
 /** Longer than a post can take: whoever has not told by then is dead, or cut off from Postgres. */
 export const TAKEN_SECONDS = 30;
-/** Put down at once; as long as so many are due, the feed need not be read. */
+/** Put down at once. */
 const READ_AHEAD = 500;
-/** Rows that wait, at most: a receiver that is away leaves the rest in the feed. */
-const MOST_WAITING = 10_000;
+/** So often at a time, at most: nobody reads past this transaction in the feed while it is open. */
+const MOST_PAGES = 4;
+/**
+ * Rows that wait, at most: a receiver that is away leaves the rest in the feed. Those that wait behind a failing
+ * one of their user count too, so it is more than one user's changes will ever come to: others would not go on.
+ */
+const MOST_WAITING = 50_000;
 
 /** What `changes_since()` says where a cursor leads nowhere any more. */
 const CUT_OFF = new Set(['RC001', '22023']);
@@ -85,7 +90,8 @@ export async function isAnythingDue(
                   where o.endpoint_id = e.endpoint_id and ${isDue({ t })})
           or e.state = 'active' and exists (
             select from ${t.userChanges} c, ${sql.identifier(schema)}.parse_cursor(e.cursor) as place
-            where (c.transaction_id, c.seq) > (place.transaction_id, place.seq)))
+            where (c.transaction_id, c.seq) > (place.transaction_id, place.seq))
+            and ${countWaiting({ t }, sql`e.endpoint_id`)} < ${MOST_WAITING})
         limit 1`,
   );
   return found.length > 0;
@@ -95,17 +101,21 @@ function takeOnce(mirror: Mirror, endpointId: string, options: TakeOptions): Pro
   return transaction(mirror, async (tx) => {
     const endpoint = await lockEndpoint(tx, mirror, endpointId);
     if (endpoint === null || !['active', 'cut off'].includes(endpoint.state)) return [];
-    const { waiting, due, taken } = await countRows(tx, mirror, endpointId);
-    if (endpoint.state === 'active' && due < READ_AHEAD && waiting < MOST_WAITING) {
-      await putDown(tx, mirror, endpointId, { after: endpoint.cursor, mirrorId: options.mirrorId });
-    }
+    const { waiting, taken } = await countRows(tx, mirror, endpointId);
     const free = options.concurrency - taken;
-    return free > 0 ? take(tx, mirror, endpointId, free) : [];
+    const found = free > 0 ? await take(tx, mirror, endpointId, free) : [];
+    // Only where less is due than could be posted: what is due may all be behind one that fails.
+    if (endpoint.state !== 'active' || waiting >= MOST_WAITING) return found;
+    for (let page = 0; found.length < free && page < MOST_PAGES; page++) {
+      const count = await putDown(tx, mirror, endpointId, options.mirrorId);
+      if (count > 0) found.push(...(await take(tx, mirror, endpointId, free - found.length)));
+      if (count < READ_AHEAD) break;
+    }
+    return found;
   });
 }
 
 interface Locked {
-  readonly cursor: string;
   readonly state: string;
 }
 
@@ -117,7 +127,7 @@ export async function lockEndpoint(
 ): Promise<Locked | null> {
   const [endpoint] = await rows<Locked>(
     tx,
-    sql`select cursor, state from ${t.outgoingEndpoints} where endpoint_id = ${endpointId} for update`,
+    sql`select state from ${t.outgoingEndpoints} where endpoint_id = ${endpointId} for update`,
   );
   return endpoint ?? null;
 }
@@ -126,32 +136,37 @@ async function countRows(
   tx: Executor,
   { t }: Pick<Mirror, 't'>,
   endpointId: string,
-): Promise<{ waiting: number; due: number; taken: number }> {
-  const ours = sql`from ${t.outgoingDeliveries} where endpoint_id = ${endpointId}`;
-  const [counts] = await rows<{ waiting: number; due: number; taken: number }>(
+): Promise<{ waiting: number; taken: number }> {
+  const [counts] = await rows<{ waiting: number; taken: number }>(
     tx,
-    sql`select (select count(*)::int from (
-                  select 1 ${ours} and state = 'waiting' limit ${MOST_WAITING}) as w) as waiting,
-               (select count(*)::int from (
-                  select 1 ${ours} and state = 'waiting' and due_at <= clock_timestamp()
-                  limit ${READ_AHEAD}) as d) as due,
-               (select count(*)::int ${ours} and taken_until > clock_timestamp()) as taken`,
+    sql`select ${countWaiting({ t }, sql`${endpointId}`)} as waiting,
+               (select count(*)::int from ${t.outgoingDeliveries}
+                where endpoint_id = ${endpointId} and taken_until > clock_timestamp()) as taken`,
   );
-  return counts ?? { waiting: 0, due: 0, taken: 0 };
+  return counts ?? { waiting: 0, taken: 0 };
 }
 
-/** One statement: the rows and the cursor behind them, or neither. */
+function countWaiting({ t }: Pick<Mirror, 't'>, endpointId: SQL): SQL {
+  return sql`(select count(*)::int from (
+    select from ${t.outgoingDeliveries} w
+    where w.endpoint_id = ${endpointId} and w.state = 'waiting' limit ${MOST_WAITING}) as waiting)`;
+}
+
+/** One statement: the rows and the cursor behind them, or neither. Returns how many. */
 async function putDown(
   tx: Executor,
   { t, schema }: Pick<Mirror, 't' | 'schema'>,
   endpointId: string,
-  { after, mirrorId }: { readonly after: string; readonly mirrorId: string },
-): Promise<void> {
+  mirrorId: string,
+): Promise<number> {
   // Not the cursor, which a restore may change: what a message is about, and when it came to be.
   const identity = sql`concat_ws('|', ${mirrorId}::text, seq, user_id, kind, written_at)`;
-  await tx.execute(sql`
+  const [read] = await rows<{ count: number }>(
+    tx,
+    sql`
     with read as materialized (
-      select * from ${sql.identifier(schema)}.changes_since(${after}, ${READ_AHEAD})
+      select * from ${sql.identifier(schema)}.changes_since(
+          (select cursor from ${t.outgoingEndpoints} where endpoint_id = ${endpointId}), ${READ_AHEAD})
         with ordinality as c(seq, user_id, kind, changed, observed_at, witness, written_at, cursor, nth)),
     put_down as (
       insert into ${t.outgoingDeliveries} (endpoint_id, webhook_id, cursor, user_id, kind, changed,
@@ -162,21 +177,28 @@ async function putDown(
                                where before.endpoint_id = ${endpointId}
                                  and before.user_id = read.user_id and before.state = 'parked')
                   then 'parked' else 'waiting' end
-      from read order by nth)
-    update ${t.outgoingEndpoints}
-    set cursor = (select cursor from read order by nth desc limit 1)
-    where endpoint_id = ${endpointId} and exists (select from read)`);
+      from read order by nth),
+    moved as (
+      update ${t.outgoingEndpoints}
+      set cursor = (select cursor from read order by nth desc limit 1)
+      where endpoint_id = ${endpointId} and exists (select from read))
+    select count(*)::int as count from read`,
+  );
+  return read?.count ?? 0;
 }
 
-/** Of the row `o`: due, nobody's, and the oldest of its user that is still to be delivered. */
+/**
+ * Of the row `o`: due, nobody's, and the oldest of its user that is still to be delivered. One look into an
+ * index each: the planner would join a user's many to each other.
+ */
 function isDue({ t }: Pick<Mirror, 't'>): SQL {
   return sql`
     o.state = 'waiting' and o.due_at <= clock_timestamp()
       and (o.taken_until is null or o.taken_until <= clock_timestamp())
-      and not exists (select from ${t.outgoingDeliveries} before
-                      where before.endpoint_id = o.endpoint_id and before.user_id = o.user_id
-                        and before.delivery_id < o.delivery_id
-                        and before.state in ('waiting', 'parked'))`;
+      and o.delivery_id = (select first.delivery_id from ${t.outgoingDeliveries} first
+                           where first.endpoint_id = o.endpoint_id and first.user_id = o.user_id
+                             and first.state in ('waiting', 'parked')
+                           order by first.delivery_id limit 1)`;
 }
 
 async function take(
