@@ -43,8 +43,9 @@ export function createOutgoing({ config, engine, log, mirrorId }: Parts): Delive
     onOutcome: (outcome, { endpointId, deliveryId, answer }) => {
       metrics.outgoing.inc({ outcome });
       const line = { endpointId, deliveryId, outcome, status: answer.status, reason: answer.error };
-      if (outcome === 'parked') log.warn(line, 'a delivery was given up until it is replayed');
-      else log.debug(line, 'a change was posted');
+      if (outcome === 'parked') {
+        log.warn(line, "a delivery was given up until it is replayed; its user's later ones wait");
+      } else log.debug(line, 'a change was posted');
       if (answer.status === 410)
         log.warn({ endpointId }, 'a receiver is gone; its endpoint is disabled');
     },

@@ -90,7 +90,8 @@ function listRemedies(endpoints: readonly EndpointView[]): string[] {
       ? []
       : [
           `${parked === 1 ? '1 delivery is' : `${parked} deliveries are`} parked: ` +
-            '`rollcall deliveries replay` tries again, `drop` gives up for good',
+            '`rollcall deliveries replay` tries again, `drop` gives up for good. Later ones of the user wait ' +
+            'behind it, until it is pruned after FEED_RETENTION_DAYS',
         ]),
     ...(stopped === 0
       ? []
@@ -136,7 +137,7 @@ async function replay(mirror: Mirror, ids: readonly string[]): Promise<Decided> 
 
 async function drop(mirror: Mirror, ids: readonly string[]): Promise<Decided> {
   const dropped = await dropParked(mirror, ids);
-  return { counts: { dropped }, line: `${dropped} dropped; what was parked behind them goes on` };
+  return { counts: { dropped }, line: `${dropped} dropped; what waited behind them goes on` };
 }
 
 async function resume(mirror: Mirror, ids: readonly string[]): Promise<Decided> {

@@ -19,7 +19,7 @@ export const DELIVERIES: CommandDescription = {
     },
     {
       name: 'drop',
-      summary: 'give parked ones up for good; what was parked behind them goes on',
+      summary: 'give parked ones up for good; what waited behind them goes on',
       example: 'rollcall deliveries drop 4711',
       arguments: [['[ids...]', 'of deliveries; all parked ones where none is named']],
     },

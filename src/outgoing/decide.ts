@@ -7,29 +7,30 @@ import { rows, textArray, type Mirror } from '../mirror/database.ts';
 type Db = Pick<Mirror, 'db' | 't' | 'schema'>;
 
 /**
- * Puts parked deliveries back, all of them or those of the users that these are about: in order, with all
- * their attempts before them. Returns how many.
+ * Puts parked deliveries back, all of them or these, with all their attempts before them; the later ones of
+ * their users follow. Returns how many.
  */
 export async function replayParked({ db, t }: Db, ids: readonly string[]): Promise<number> {
-  const replayed = await rows(db, sql`${putBack(t)} and ${ofSameUsers(t, ids)} returning 1`);
+  const replayed = await rows(
+    db,
+    sql`update ${t.outgoingDeliveries}
+        set state = 'waiting', attempts = 0, due_at = clock_timestamp(), ended_at = null
+        where state = 'parked' and ${isOneOf(ids)} returning 1`,
+  );
   return replayed.length;
 }
 
 /**
- * Gives parked deliveries up for good, all of them or these; what was parked behind them goes on.
+ * Gives parked deliveries up for good, all of them or these; the later ones of their users go on.
  * Returns how many were dropped.
  */
 export async function dropParked({ db, t }: Db, ids: readonly string[]): Promise<number> {
-  const [done] = await rows<{ dropped: number }>(
+  const dropped = await rows(
     db,
-    sql`with dropped as (
-          update ${t.outgoingDeliveries} set state = 'dropped', ended_at = clock_timestamp()
-          where state = 'parked' and ${isOneOf(ids)} returning 1),
-        put_back as (
-          ${putBack(t)} and ${ofSameUsers(t, ids)} and not ${isOneOf(ids)} returning 1)
-        select count(*)::int as dropped from dropped`,
+    sql`update ${t.outgoingDeliveries} set state = 'dropped', ended_at = clock_timestamp()
+        where state = 'parked' and ${isOneOf(ids)} returning 1`,
   );
-  return done?.dropped ?? 0;
+  return dropped.length;
 }
 
 /**
@@ -56,20 +57,6 @@ export async function resumeEndpoints(
   return resumed.map(({ endpointId }) => endpointId);
 }
 
-function putBack(t: Mirror['t']): SQL {
-  return sql`
-    update ${t.outgoingDeliveries}
-    set state = 'waiting', attempts = 0, due_at = clock_timestamp(), taken_until = null,
-        ended_at = null
-    where state = 'parked'`;
-}
-
 function isOneOf(ids: readonly string[]): SQL {
   return sql`(${ids.length === 0} or delivery_id = any(${sql.param(ids)}::bigint[]))`;
-}
-
-function ofSameUsers(t: Mirror['t'], ids: readonly string[]): SQL {
-  return sql`(${ids.length === 0} or (endpoint_id, user_id) in (
-    select endpoint_id, user_id from ${t.outgoingDeliveries}
-    where delivery_id = any(${sql.param(ids)}::bigint[])))`;
 }

@@ -119,7 +119,7 @@ async function settle(
   const isGone = answer.status === 410;
   if (isGone) await disableEndpoint(mirror, endpointId);
   if (!isGone && delivery.attempts >= MOST_ATTEMPTS) {
-    await settleParked(mirror, endpointId, delivery, answer);
+    await settleParked(mirror, delivery, answer);
     onOutcome('parked', told);
     return;
   }

@@ -7,8 +7,8 @@ const DELIVERIES_A_STEP = 1_000;
 
 /**
  * Removes from the log what ended more than `days` ago, delivered, dropped or parked, and what was to go to
- * an endpoint that has not been set for as long; in at most `steps` steps of 1,000. Returns how many. Safe to
- * run twice, and side by side.
+ * an endpoint that has not been set for as long; in at most `steps` steps of 1,000. Returns how many. Behind a
+ * parked one that is gone the user's later ones go on. Safe to run twice, and side by side.
  * @throws Stopping between two steps
  */
 export async function pruneDeliveries(

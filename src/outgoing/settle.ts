@@ -1,7 +1,7 @@
 import { sql } from 'drizzle-orm';
 
-import { transaction, type Mirror } from '../mirror/database.ts';
-import { lockEndpoint, type Delivery } from './take.ts';
+import type { Mirror } from '../mirror/database.ts';
+import type { Delivery } from './take.ts';
 
 /*
  * In: a delivery that was taken, and what came of it. Out: its row says so. Each statement asks whether the
@@ -44,28 +44,20 @@ export async function settleFailed(
     where delivery_id = ${deliveryId} and state = 'waiting' and attempts = ${attempts}`);
 }
 
-/** Given up until a person decides, and with it the user's later ones: delivered now they would overtake it. */
+/**
+ * Given up until a person decides, or until it is pruned. The user's later ones wait behind it meanwhile: delivered
+ * now they would overtake it.
+ */
 export async function settleParked(
-  mirror: Mirror,
-  endpointId: string,
-  { deliveryId, attempts, userId }: Delivery,
+  { db, t }: Pick<Mirror, 'db' | 't'>,
+  { deliveryId, attempts }: Delivery,
   { status, error }: Answer,
 ): Promise<void> {
-  const { t } = mirror;
-  await transaction(mirror, async (tx) => {
-    await lockEndpoint(tx, mirror, endpointId);
-    await tx.execute(sql`
-      with parked as (
-        update ${t.outgoingDeliveries}
-        set state = 'parked', taken_until = null, status = ${status}, error = ${error},
-            ended_at = clock_timestamp()
-        where delivery_id = ${deliveryId} and state = 'waiting' and attempts = ${attempts}
-        returning 1)
-      update ${t.outgoingDeliveries}
-      set state = 'parked', error = 'an earlier one of the user is parked', ended_at = clock_timestamp()
-      where endpoint_id = ${endpointId} and user_id = ${userId} and delivery_id > ${deliveryId}
-        and state = 'waiting' and exists (select from parked)`);
-  });
+  await db.execute(sql`
+    update ${t.outgoingDeliveries}
+    set state = 'parked', taken_until = null, status = ${status}, error = ${error},
+        ended_at = clock_timestamp()
+    where delivery_id = ${deliveryId} and state = 'waiting' and attempts = ${attempts}`);
 }
 
 /** Never posted, or nobody knows: the process stops. That is no attempt of the receiver's. */

@@ -50,7 +50,8 @@ const READ_AHEAD = 500;
 const MOST_PAGES = 4;
 /**
  * Rows that wait, at most: a receiver that is away leaves the rest in the feed. Those that wait behind a failing
- * one of their user count too, so it is more than one user's changes will ever come to: others would not go on.
+ * or parked one of their user count too, so it is more than such users will ever come to: at the bound nobody
+ * goes on but who waits already.
  */
 const MOST_WAITING = 50_000;
 
@@ -119,8 +120,8 @@ interface Locked {
   readonly state: string;
 }
 
-/** Held to the end of the transaction: one at a time puts down and takes of an endpoint, or parks. */
-export async function lockEndpoint(
+/** Held to the end of the transaction: one at a time puts down and takes of an endpoint. */
+async function lockEndpoint(
   tx: Executor,
   { t }: Pick<Mirror, 't'>,
   endpointId: string,
@@ -170,13 +171,9 @@ async function putDown(
         with ordinality as c(seq, user_id, kind, changed, observed_at, witness, written_at, cursor, nth)),
     put_down as (
       insert into ${t.outgoingDeliveries} (endpoint_id, webhook_id, cursor, user_id, kind, changed,
-                                           observed_at, witness, written_at, state)
+                                           observed_at, witness, written_at)
       select ${endpointId}, 'msg_' || left(encode(sha256(convert_to(${identity}, 'UTF8')), 'hex'), 32),
-             cursor, user_id, kind, changed, observed_at, witness, written_at,
-             case when exists (select from ${t.outgoingDeliveries} before
-                               where before.endpoint_id = ${endpointId}
-                                 and before.user_id = read.user_id and before.state = 'parked')
-                  then 'parked' else 'waiting' end
+             cursor, user_id, kind, changed, observed_at, witness, written_at
       from read order by nth),
     moved as (
       update ${t.outgoingEndpoints}

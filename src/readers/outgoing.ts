@@ -23,7 +23,11 @@ export async function listEndpoints({ db, t, schema }: Db): Promise<EndpointView
         cross join lateral (
           select (count(*) filter (where state = 'waiting'))::int as waiting,
                  (count(*) filter (where state = 'parked'))::int as parked,
-                 min(written_at) filter (where state = 'waiting') as oldest
+                 -- What waits for a person, not for us, is told by the parked ones.
+                 min(written_at) filter (where state = 'waiting' and not exists (
+                   select from ${t.outgoingDeliveries} before
+                   where before.endpoint_id = d.endpoint_id and before.user_id = d.user_id
+                     and before.delivery_id < d.delivery_id and before.state = 'parked')) as oldest
           from ${t.outgoingDeliveries} d
           where d.endpoint_id = e.endpoint_id and d.state in ('waiting', 'parked')) as deliveries
         where e.state <> 'removed'

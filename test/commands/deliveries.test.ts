@@ -68,7 +68,7 @@ it('lists endpoints and what fails, with what can be done, and says no', async (
 it('puts back all of a user, drops one and lets the next go on, and logs who decided', async () => {
   const [first = ''] = await arrange();
   expect((await run('drop', [first])).stdout).toEqual([
-    '1 dropped; what was parked behind them goes on',
+    '1 dropped; what waited behind them goes on',
   ]);
   expect(await states()).toEqual(['dropped', 'waiting', 'delivered']);
 

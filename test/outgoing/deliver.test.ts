@@ -193,19 +193,19 @@ describe('deliveries', () => {
     expect(await isAnythingDue(mirror, ids)).toBe(true);
   });
 
-  it('are parked after the last attempt, the later ones of the user too, until replayed or dropped', async () => {
+  it('are parked after the last attempt, and hold back the later ones of the user until replayed or dropped', async () => {
     await see(['U1', 'Ada'], ['U2', 'Alan'], ['U1', null]);
     let isAway = true;
     receiver.answer = () => ({ status: isAway ? 503 : 200 });
     await deliver(deps, forever);
     expect(outcomes.filter((one) => one === 'parked')).toHaveLength(2);
     expect(receiver.requests()).toBe(2 * MOST_ATTEMPTS);
-    expect(await states()).toEqual({ parked: 3 });
+    expect(await states()).toEqual({ parked: 2, waiting: 1 });
     isAway = false;
     await see(['U1', 'Ada'], ['U3', 'Grace']);
     await deliver(deps, forever);
     expect(told()).toEqual(['U3 created']);
-    expect(await states()).toEqual({ parked: 4, delivered: 1 });
+    expect(await states()).toEqual({ parked: 2, waiting: 2, delivered: 1 });
 
     const { db, t, ...mirror } = database.mirror;
     const ids = await rows<{ id: string }>(
@@ -357,6 +357,23 @@ describe('deliveries', () => {
     );
     expect(await prune()).toBe(1);
     expect(await states()).toEqual({});
+  });
+
+  it('go on for a user whose parked one was pruned', async () => {
+    receiver.answer = () => ({ status: 500 });
+    await see(['U1', 'Ada']);
+    await deliver(deps, forever);
+    receiver.answer = () => ({ status: 204 });
+    await see(['U1', 'Ada L.']);
+    await deliver(deps, forever);
+    const { db, t } = database.mirror;
+    await db.execute(
+      sql`update ${t.outgoingDeliveries} set ended_at = ended_at - interval '31 days'`,
+    );
+    expect(await pruneDeliveries(database.mirror, { days: 30, steps: 1 }, forever)).toBe(1);
+    await see(['U1', null]);
+    await deliver(deps, forever);
+    expect(told()).toEqual(['U1 updated', 'U1 deleted']);
   });
 
   it('to a receiver that is away for a while lose nothing and keep the order', async () => {
