@@ -99,9 +99,10 @@ BEGIN
             HINT = 'Note feed_head() first, in a statement of its own; then take a snapshot of live_users, '
                    'and go on with the changes since that head.';
   END IF;
-  -- A standby may not have that row yet. Anywhere else it belongs to another history of the database, of
-  -- which nobody knows what came after it.
-  IF NOT is_known AND NOT pg_is_in_recovery() THEN
+  -- A standby may not have that row yet, unless all are there up to it. Anywhere else it belongs to another
+  -- history of the database, of which nobody knows what came after it.
+  IF NOT is_known
+    AND (NOT pg_is_in_recovery() OR after_transaction < pg_snapshot_xmin(pg_current_snapshot())) THEN
     RAISE EXCEPTION 'this cursor of changes_since() is not of this database'
       USING ERRCODE = '22023',
             HINT = 'The database was restored. Note feed_head() first, in a statement of its own; then take '
