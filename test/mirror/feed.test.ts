@@ -272,6 +272,17 @@ describe('changes_since()', () => {
     }
   });
 
+  it('shows nothing beyond what the transaction that asks may still write itself', async () => {
+    await clear();
+    const { mirror } = database;
+    await transaction(mirror, async (tx) => {
+      await apply(tx, look('U1', true));
+      await transaction(mirror, (other) => apply(other, look('U2', true)));
+      expect(await rows(tx, sql`select * from descope.changes_since(null, 10)`)).toEqual([]);
+    });
+    expect(await changesSince(null, 10)).toHaveLength(2);
+  });
+
   it('skips nothing in a snapshot that is older than the answer either', async () => {
     await clear();
     const { mirror } = database;

@@ -52,7 +52,7 @@ CREATE FUNCTION descope.parse_cursor(feed_cursor text, OUT transaction_id xid8, 
 LANGUAGE plpgsql IMMUTABLE
 AS $$
 BEGIN
-  IF feed_cursor IS NOT NULL AND feed_cursor !~ '^\d{1,19}-\d{1,18}$' THEN
+  IF feed_cursor IS NOT NULL AND feed_cursor !~ '^[0-9]{1,19}-[0-9]{1,18}$' THEN
     RAISE EXCEPTION 'not a cursor of changes_since()'
       USING ERRCODE = '22023', HINT = 'Pass the cursor of the last row read, or null to begin.';
   END IF;
@@ -114,33 +114,42 @@ $$;
 -- The oldest transaction that may still bring rows: those below it are all there, for statements after this.
 --
 -- Who may still bring rows: whoever holds the lock that our transactions take on the feed before they get
--- their number (see beginOf in database.ts). The order of the steps matters. First the next number to be
--- given: later ones are beyond the horizon anyway. Then the locks: whoever has a number below and is not
--- done holds one. Then, by the caller, the rows, in a snapshot of their own (both functions are volatile for
--- that): whoever was done when the locks were read is in it. In a snapshot taken before, or on a standby
--- (which does not see the locks), the oldest transaction of the whole server is the horizon.
+-- their number (see beginOf in database.ts). The order of the steps matters. First the snapshot: it tells the
+-- next number to be given, later ones are beyond the horizon anyway, and who has one below it and is not done.
+-- Then the locks: of those, whoever is known by their own number and does not hold ours brings no rows. One
+-- whose number no lock tells may just have been given it, so it is waited for. Then, by the caller, the rows,
+-- in a snapshot of their own (both functions are volatile for that): whoever was done when the locks were read
+-- is in it. In a snapshot taken before, or on a standby (which does not see the locks), the oldest transaction
+-- of the whole server is the horizon.
 CREATE FUNCTION descope.feed_horizon() RETURNS xid8
 LANGUAGE plpgsql VOLATILE
 AS $$
 DECLARE
-  next_transaction bigint := pg_snapshot_xmax(pg_current_snapshot())::text::bigint;
   horizon xid8;
 BEGIN
   IF pg_is_in_recovery() OR current_setting('transaction_isolation') <> 'read committed' THEN
     RETURN pg_snapshot_xmin(pg_current_snapshot());
   END IF;
-  -- Locks tell the lower 32 bits of a number: `behind` says how far it is below the next one. Those
-  -- beyond it come out as enormous.
-  SELECT (next_transaction - coalesce(max(behind), 0))::text::xid8 INTO horizon
-    FROM pg_locks held
-      JOIN pg_locks own USING (pid),
-      LATERAL (SELECT (next_transaction % 4294967296 - own.transactionid::text::bigint + 4294967296)
-                        % 4294967296 AS behind) AS distance
-    WHERE held.locktype = 'relation' AND held.mode = 'RowExclusiveLock' AND held.granted
-      AND held.relation = 'descope.user_changes'::regclass
-      AND held.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-      AND own.locktype = 'transactionid' AND own.mode = 'ExclusiveLock' AND own.granted
-      AND behind < 2147483648;
+  -- Read once, after the statement's snapshot was taken. Locks tell the lower 32 bits of a number.
+  WITH locks AS MATERIALIZED (
+    SELECT virtualtransaction, transactionid::text::bigint AS low_bits,
+           relation = 'descope.user_changes'::regclass AND mode = 'RowExclusiveLock'
+             AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) AS is_ours
+    FROM pg_locks
+    WHERE granted AND (locktype = 'relation' OR locktype = 'transactionid' AND mode = 'ExclusiveLock')
+  ), running AS (
+    SELECT pg_snapshot_xip(pg_current_snapshot()) AS number
+    -- A snapshot does not name one's own.
+    UNION ALL SELECT pg_current_xact_id_if_assigned()
+  )
+  SELECT number INTO horizon FROM (
+    SELECT number FROM running
+    WHERE number IS NOT NULL AND NOT EXISTS (
+      SELECT FROM locks own
+      WHERE own.low_bits = number::text::bigint % 4294967296 AND NOT EXISTS (
+        SELECT FROM locks held WHERE held.is_ours AND held.virtualtransaction = own.virtualtransaction))
+    UNION ALL SELECT pg_snapshot_xmax(pg_current_snapshot())
+  ) AS bounds(number) ORDER BY number LIMIT 1;
   RETURN horizon;
 END
 $$;
