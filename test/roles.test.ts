@@ -35,9 +35,14 @@ describe('a worker', () => {
     expect(delivered.status).toBe(404);
 
     const admin = `http://127.0.0.1:${world.service.adminPort}`;
-    const metrics = await (await fetch(`${admin}/metrics`)).text();
-    expect(metrics).toMatch(/^rollcall_jobs_total\{job_name="sweepWindow",outcome="done"\} [1-9]/m);
-    expect(metrics).toMatch(/^rollcall_users\{kind="live"\} [1-9]/m);
+    // What was counted a moment ago is told again.
+    await eventually(async () => {
+      const metrics = await (await fetch(`${admin}/metrics`)).text();
+      expect(metrics).toMatch(
+        /^rollcall_jobs_total\{job_name="sweepWindow",outcome="done"\} [1-9]/m,
+      );
+      expect(metrics).toMatch(/^rollcall_users\{kind="live"\} [1-9]/m);
+    });
     expect((await fetch(`${admin}/api/status`)).status).toBe(200);
   });
 

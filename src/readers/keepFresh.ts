@@ -11,8 +11,13 @@ export interface RefreshTiming {
   readonly patienceMs?: number;
 }
 
-/** With millions of users a count takes a second of Postgres, and pages and scrapers ask all the time. */
-const EVERY_MS = 15_000;
+/**
+ * With millions of users a count takes a second of Postgres, and pages and scrapers ask all the time. A value is
+ * told for ten times as long as reading it took, so that Postgres is busy with it a tenth of the time at most,
+ * and what is cheap is never old.
+ */
+const TIMES_ITS_COST = 10;
+const OLDEST_FRESH_MS = 15_000;
 const PATIENCE_MS = 100;
 /** Older than that is not told any more, however long the next one takes. */
 const OLDEST_MS = 5 * 60_000;
@@ -24,7 +29,7 @@ interface Aged<T> {
 }
 
 /**
- * Shares one reading among all who ask while it is under way, or within 15 s of its start. Who asks
+ * Shares one reading among all who ask while it is under way or soon after it (15 s at most). Who asks
  * later waits a moment for the next one, then takes the one before: an answer comes at once.
  */
 export function keepFresh<T>(
@@ -33,6 +38,7 @@ export function keepFresh<T>(
 ): () => Promise<Aged<T>> {
   interface Reading {
     readonly startedMs: number;
+    readonly tookMs: number;
     readonly value: T;
   }
   let known: Reading | undefined;
@@ -40,7 +46,10 @@ export function keepFresh<T>(
 
   function begin(): Promise<Reading> {
     const startedMs = nowMs();
-    const mine = read().then((value) => (known = { startedMs, value }));
+    const mine = read().then((value) => {
+      known = { startedMs, tookMs: nowMs() - startedMs, value };
+      return known;
+    });
     underWay = mine;
     const end = () => {
       underWay = undefined;
@@ -53,8 +62,9 @@ export function keepFresh<T>(
   return async () => {
     const ageOf = (reading: Reading) => nowMs() - reading.startedMs;
     const last = known;
+    const freshMs = Math.min(OLDEST_FRESH_MS, TIMES_ITS_COST * (last?.tookMs ?? 0));
     let told: Reading;
-    if (last && !underWay && ageOf(last) < EVERY_MS) told = last;
+    if (last && !underWay && ageOf(last) < freshMs) told = last;
     else {
       const next = underWay ?? begin();
       told = last && ageOf(last) < OLDEST_MS ? await soon(next, patienceMs, last) : await next;

@@ -24,15 +24,20 @@ function begin(patienceMs: number) {
       nowMs = ms;
       return read();
     },
+    /** The first reading ends at that moment; it began at 0. */
+    endAt: (ms: number) => {
+      nowMs = ms;
+      readings[0]?.resolve('old');
+    },
   };
 }
 
 describe('keepFresh', () => {
   it('tells the value before where the next one takes too long, and how old that is', async () => {
-    const { readings, readAt } = begin(1);
+    const { readings, readAt, endAt } = begin(1);
     const first = readAt(0);
-    readings[0]?.resolve('old');
-    expect(await first).toEqual({ value: 'old', ageMs: 0 });
+    endAt(2_000);
+    expect(await first).toEqual({ value: 'old', ageMs: 2_000 });
     expect(await readAt(14_999)).toEqual({ value: 'old', ageMs: 14_999 });
     expect(readings).toHaveLength(1);
     expect(await readAt(15_000)).toEqual({ value: 'old', ageMs: 15_000 });
@@ -41,6 +46,19 @@ describe('keepFresh', () => {
     expect(readings).toHaveLength(2);
     readings[1]?.resolve('new');
     expect(await readAt(40_000)).toEqual({ value: 'new', ageMs: 25_000 });
+  });
+
+  it('reads again at once what took no time, and later what took some', async () => {
+    const { readings, readAt, endAt } = begin(60_000);
+    const first = readAt(0);
+    endAt(50);
+    await first;
+    expect(await readAt(499)).toEqual({ value: 'old', ageMs: 499 });
+    const next = readAt(500);
+    readings[1]?.resolve('new');
+    expect(await next).toEqual({ value: 'new', ageMs: 0 });
+    void readAt(501);
+    expect(readings).toHaveLength(3);
   });
 
   it('waits for the next one where the value before is minutes old', async () => {
