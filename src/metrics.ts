@@ -137,7 +137,7 @@ function createStatusMeters({ gauge, counter }: Makers) {
     ),
     users: gauge(
       'rollcall_users',
-      'Users in the mirror, live and tombstones, as last counted: some 15 s ago',
+      'Users in the mirror, live and tombstones, as last counted, 15 s ago at most where that is quick',
       { kind: ['live', 'tombstone'] },
     ),
     gaps: gauge('rollcall_gaps', 'Windows that are not proven complete', {}),
