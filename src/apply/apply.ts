@@ -165,6 +165,8 @@ function insertUsers({ t, witness }: Batch, present: readonly Present[]): SQL {
       select ${recordColumns}, r.observed_at, ${changedAt(t)}, ${witness}
       from jsonb_to_recordset(${toUserRecords(present)}::jsonb) as r(${userRecordType})
       where ${isNotErased(t)}
+      -- One order for all writers, and the feed's within a transaction: a join may bring them in any.
+      order by r.user_id
       on conflict (user_id) do nothing
       returning user_id, observed_at
     ), tenants as (
@@ -201,6 +203,7 @@ function insertTombstones({ t, witness }: Batch, absent: readonly Observation[])
     select user_id, observed_at, clock_timestamp(), clock_timestamp(), ${witness}
     from jsonb_to_recordset(${records}::jsonb) as r(user_id text, observed_at timestamptz)
     where ${isNotErased(t)}
+    order by r.user_id
     on conflict (user_id) do nothing
     returning user_id as "userId"`;
 }
