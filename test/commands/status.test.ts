@@ -319,7 +319,7 @@ describe('rollcall status', () => {
 });
 
 describe('a status reader', () => {
-  it('counts users at most every 15 s, for all who ask, and says how old the count is', async () => {
+  it('counts users anew where that was quick, and once for all who ask', async () => {
     const s = await begin(1);
     const { db, t } = s.database.mirror;
     const addUser = (id: string) =>
@@ -339,8 +339,7 @@ describe('a status reader', () => {
     expect(await usersAt(0)).toEqual({ live: 1, tombstones: 0, ageSeconds: 0 });
     await addUser('U2');
     await db.execute(sql`update ${t.users} set deleted_at = now() where user_id = 'U1'`);
-    expect(await usersAt(14_999)).toEqual({ live: 1, tombstones: 0, ageSeconds: 14.999 });
-    expect(await usersAt(15_000)).toEqual({ live: 1, tombstones: 1, ageSeconds: 0 });
+    expect(await usersAt(1)).toEqual({ live: 1, tombstones: 1, ageSeconds: 0 });
     await addUser('U3');
     const [a, b] = await Promise.all([usersAt(30_000), usersAt(30_000)]);
     expect([a, b]).toEqual(Array(2).fill({ live: 2, tombstones: 1, ageSeconds: 0 }));
