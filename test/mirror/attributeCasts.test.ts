@@ -33,6 +33,17 @@ async function cast(name: string, value: unknown): Promise<string | null> {
 }
 
 describe('a custom attribute', () => {
+  test.each(['integer', 'bigint', 'numeric', 'timestamptz'])(
+    'of digits that are not ours is no %s where the database sorts by ICU either',
+    async (name) => {
+      const { rows } = await database.mirror.pool.query<{ told: unknown }>(
+        `select descope.attribute_${name}($1::jsonb, 'x' collate "und-x-icu") as told`,
+        [JSON.stringify({ x: '\u0661\u0662' })],
+      );
+      expect(rows).toEqual([{ told: null }]);
+    },
+  );
+
   test.each<[string, unknown, string | null]>([
     ['text', 'pro', 'pro'],
     ['text', 12.5, '12.5'],

@@ -7,7 +7,6 @@ CREATE TABLE "descope"."attributes" (
 	"added_at" timestamp with time zone DEFAULT clock_timestamp() NOT NULL
 );
 --> statement-breakpoint
-DROP INDEX "descope"."user_tenants_tenant";--> statement-breakpoint
 CREATE INDEX "events_open_nameless" ON "descope"."events" USING btree ("occurred_at") WHERE state in ('pending', 'parked') and user_ids = '{}';--> statement-breakpoint
 CREATE INDEX "user_tenants_members" ON "descope"."user_tenants" USING btree ("tenant_id","user_id");--> statement-breakpoint
 CREATE INDEX "user_tenants_role_names" ON "descope"."user_tenants" USING gin ("role_names") WHERE role_names <> '{}';--> statement-breakpoint
@@ -197,7 +196,7 @@ DECLARE
   value text := btrim(attributes ->> name);
 BEGIN
   IF jsonb_typeof(attributes -> name) IN ('number', 'string') AND octet_length(value) <= 400
-    AND value ~ '^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,2})?$' THEN
+    AND value ~ '^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,2})?$' THEN
     RETURN value::numeric;
   END IF;
   RETURN NULL;
@@ -304,3 +303,6 @@ $$;
 --> statement-breakpoint
 -- The custom attributes that `rollcall attributes` added follow as columns of their own.
 CREATE VIEW descope.live_users_with_attributes AS SELECT u.* FROM descope.live_users u;
+--> statement-breakpoint
+-- Last: it keeps even readers out of the table until the migration is committed.
+DROP INDEX "descope"."user_tenants_tenant";

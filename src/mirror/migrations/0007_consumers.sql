@@ -80,17 +80,19 @@ AS $$
 $$;
 --> statement-breakpoint
 -- @throws RC001 where what follows this place was pruned; 22023 where it is of another history of the
--- database. Both are looked at in one snapshot, so that a step of the pruning cannot come in between.
+-- database. All is looked at in one snapshot, so that no step of the pruning or the replication comes between.
 CREATE FUNCTION descope.assert_in_feed(after_transaction xid8, after_seq bigint) RETURNS void
 LANGUAGE plpgsql VOLATILE
 AS $$
 DECLARE
   is_known boolean;
   is_too_old boolean;
+  is_complete boolean;
 BEGIN
   SELECT descope.is_in_feed(after_transaction, after_seq),
-         (after_transaction, after_seq) < (p.transaction_id, p.seq)
-    INTO is_known, is_too_old FROM descope.feed_pruned_to() p;
+         (after_transaction, after_seq) < (p.transaction_id, p.seq),
+         NOT pg_is_in_recovery() OR after_transaction < pg_snapshot_xmin(pg_current_snapshot())
+    INTO is_known, is_too_old, is_complete FROM descope.feed_pruned_to() p;
   IF is_too_old THEN
     RAISE EXCEPTION '%', CASE WHEN after_seq = 0
         THEN 'the feed no longer begins at the beginning: its oldest changes were pruned (FEED_RETENTION_DAYS)'
@@ -101,8 +103,7 @@ BEGIN
   END IF;
   -- A standby may not have that row yet, unless all are there up to it. Anywhere else it belongs to another
   -- history of the database, of which nobody knows what came after it.
-  IF NOT is_known
-    AND (NOT pg_is_in_recovery() OR after_transaction < pg_snapshot_xmin(pg_current_snapshot())) THEN
+  IF is_complete AND NOT is_known THEN
     RAISE EXCEPTION 'this cursor of changes_since() is not of this database'
       USING ERRCODE = '22023',
             HINT = 'The database was restored. Note feed_head() first, in a statement of its own; then take '
