@@ -3,13 +3,14 @@ import { z } from 'zod';
 import { deliver as deliverDue, type DeliverDeps } from '../src/outgoing/deliver.ts';
 import { defineJob, KEEP } from './define.ts';
 
-/** Posts what is due to every endpoint. What it leaves, the next tick finds. */
+/** Posts what is due to one endpoint, where it is still set. What it leaves, the next tick finds. */
 export const deliver = defineJob({
   name: 'deliver',
   queue: 'pulls',
-  payload: z.strictObject({}),
+  payload: z.strictObject({ endpointId: z.string() }),
   options: { attempts: 1, ...KEEP },
-  async process(deps: { readonly outgoing: DeliverDeps }, _payload, signal): Promise<void> {
-    await deliverDue(deps.outgoing, signal);
+  async process(deps: { readonly outgoing: DeliverDeps }, { endpointId }, signal): Promise<void> {
+    const endpoints = deps.outgoing.endpoints.filter((one) => one.endpointId === endpointId);
+    await deliverDue({ ...deps.outgoing, endpoints }, signal);
   },
 });

@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto';
 
 import { registerEndpoints, type Endpoint } from '../src/outgoing/endpoints.ts';
-import { isAnythingDue } from '../src/outgoing/take.ts';
+import { listDue } from '../src/outgoing/take.ts';
 import { deliver } from './deliver.ts';
 import { startTicks, type Ticks } from './ticks.ts';
 
@@ -24,8 +24,9 @@ const TICK_MS = 1_000;
 const BELIEVED_MS = 30_000;
 
 /**
- * Looks each second whether anything is to be delivered, and if so adds a job. Postgres knows what that is, so
- * a flushed queue or a killed process is made up for by the next look of whoever is left.
+ * Looks each second whether anything is to be delivered, and if so adds jobs. Postgres knows what that is, so
+ * a flushed queue or a killed process is made up for by the next look of whoever is left. A job an endpoint: a
+ * slow receiver holds up no other.
  */
 export function startOutgoing({ mirror, queues, endpoints, onError }: OutgoingSettings): Ticks {
   const life = randomUUID();
@@ -34,9 +35,12 @@ export function startOutgoing({ mirror, queues, endpoints, onError }: OutgoingSe
   const work = async () => {
     if (!isRegistered) await registerEndpoints(mirror, endpoints);
     isRegistered = true;
-    if (endpointIds.length === 0 || !(await isAnythingDue(mirror, endpointIds))) return;
-    const dedupeId = `deliver-${life}-${Math.floor(performance.now() / BELIEVED_MS)}`;
-    await queues.enqueue(deliver, {}, { dedupeId, dedupeMs: 'untilDone' });
+    if (endpointIds.length === 0) return;
+    const believed = `${life}-${Math.floor(performance.now() / BELIEVED_MS)}`;
+    for (const endpointId of await listDue(mirror, endpointIds)) {
+      const dedupeId = `deliver-${endpointId}-${believed}`;
+      await queues.enqueue(deliver, { endpointId }, { dedupeId, dedupeMs: 'untilDone' });
+    }
   };
   return startTicks({ work, everyMs: TICK_MS, onError });
 }

@@ -33,6 +33,30 @@ export async function orStop<T>(promise: Promise<T>, signal: AbortSignal): Promi
   }
 }
 
+/**
+ * Runs `work` with a signal that aborts when `signal` does, or after `ms` with a TimeoutError. Of
+ * `AbortSignal.any()` something would stay with a signal that lives as long as the process (Node 20).
+ */
+export async function withTimeout<T>(
+  ms: number,
+  signal: AbortSignal,
+  work: (either: AbortSignal) => Promise<T>,
+): Promise<T> {
+  const either = new AbortController();
+  const timer = setTimeout(() => {
+    either.abort(new DOMException('out of time', 'TimeoutError'));
+  }, ms);
+  const ignore = onAbort(signal, () => {
+    either.abort(signal.reason);
+  });
+  try {
+    return await work(either.signal);
+  } finally {
+    clearTimeout(timer);
+    ignore();
+  }
+}
+
 /** @throws Stopping as soon as the signal aborts; no timer is left behind */
 export async function pause(ms: number, signal: AbortSignal): Promise<void> {
   let timer: NodeJS.Timeout | undefined;

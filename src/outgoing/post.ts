@@ -1,3 +1,4 @@
+import { withTimeout } from '../abort.ts';
 import { findCode } from '../errors.ts';
 import { signedHeaders } from '../signing.ts';
 
@@ -19,7 +20,7 @@ export async function post(
   signal: AbortSignal,
 ): Promise<Answer> {
   const { webhookId, body } = message;
-  try {
+  const send = async (either: AbortSignal): Promise<Answer> => {
     const response = await fetch(url, {
       method: 'POST',
       headers: {
@@ -29,7 +30,7 @@ export async function post(
       },
       body,
       redirect: 'manual',
-      signal: AbortSignal.any([signal, AbortSignal.timeout(POST_TIMEOUT_MS)]),
+      signal: either,
     });
     // What it says is nobody's concern, however long it is.
     await response.body?.cancel();
@@ -37,6 +38,9 @@ export async function post(
     const isTaken = status >= 200 && status < 300;
     const retryAfterMs = isTaken ? 0 : readRetryAfter(response.headers.get('retry-after'));
     return { status, error: isTaken ? null : `the receiver answered ${status}`, retryAfterMs };
+  };
+  try {
+    return await withTimeout(POST_TIMEOUT_MS, signal, send);
   } catch (error) {
     return { status: null, error: describeFailure(error), retryAfterMs: 0 };
   }

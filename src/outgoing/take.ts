@@ -78,24 +78,23 @@ export async function takeDeliveries(
   }
 }
 
-/** Whether there may be something to take of one of these endpoints; cheap enough to ask every second. */
-export async function isAnythingDue(
+/** Those of these endpoints of which there may be something to take; cheap enough to ask every second. */
+export async function listDue(
   { db, t, schema }: Mirror,
   endpointIds: readonly string[],
-): Promise<boolean> {
-  const found = await rows(
+): Promise<string[]> {
+  const found = await rows<{ endpointId: string }>(
     db,
-    sql`select 1 from ${t.outgoingEndpoints} e
+    sql`select e.endpoint_id as "endpointId" from ${t.outgoingEndpoints} e
         where e.endpoint_id = any(${textArray(endpointIds)}) and e.state in ('active', 'cut off') and (
           exists (select from ${t.outgoingDeliveries} o
                   where o.endpoint_id = e.endpoint_id and ${isDue({ t })})
           or e.state = 'active' and exists (
             select from ${t.userChanges} c, ${sql.identifier(schema)}.parse_cursor(e.cursor) as place
             where (c.transaction_id, c.seq) > (place.transaction_id, place.seq))
-            and ${countWaiting({ t }, sql`e.endpoint_id`)} < ${MOST_WAITING})
-        limit 1`,
+            and ${countWaiting({ t }, sql`e.endpoint_id`)} < ${MOST_WAITING})`,
   );
-  return found.length > 0;
+  return found.map(({ endpointId }) => endpointId);
 }
 
 function takeOnce(mirror: Mirror, endpointId: string, options: TakeOptions): Promise<Delivery[]> {
@@ -161,7 +160,7 @@ async function putDown(
   mirrorId: string,
 ): Promise<number> {
   // Not the cursor, which a restore may change: what a message is about, and when it came to be.
-  const identity = sql`concat_ws('|', ${mirrorId}::text, seq, user_id, kind, written_at)`;
+  const identity = sql`concat_ws('|', ${mirrorId}::text, seq, user_id, kind, extract(epoch from written_at))`;
   const [read] = await rows<{ count: number }>(
     tx,
     sql`

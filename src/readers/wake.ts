@@ -1,5 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 
+import { onAbort } from '../abort.ts';
 import { read, type Queryable } from './reader.ts';
 
 /** A connection of its own that can listen, such as a connected `pg.Client`; not one of a pool. */
@@ -34,8 +35,11 @@ export async function createWaker(
   return {
     async wait(ms, signal) {
       if (!isWoken) {
-        const either = AbortSignal.any([signal, wake.signal]);
-        await sleep(ms, undefined, { signal: either }).catch(() => undefined);
+        const ignore = onAbort(signal, () => {
+          wake.abort();
+        });
+        await sleep(ms, undefined, { signal: wake.signal }).catch(() => undefined);
+        ignore();
       }
       isWoken = false;
       wake = new AbortController();

@@ -1,23 +1,26 @@
 import { sql } from 'drizzle-orm';
-import { afterEach, beforeEach, describe, expect, it, test } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it, onTestFinished, test } from 'vitest';
 
+import { deliver as deliverJob } from '../../jobs/deliver.ts';
+import { startOutgoing } from '../../jobs/outgoing.ts';
 import { applyObservations } from '../../src/apply/apply.ts';
 import { toUserRow } from '../../src/descope/users.ts';
 import { Stopping } from '../../src/errors.ts';
 import { pruneFeed } from '../../src/feed/prune.ts';
-import { rows, transaction } from '../../src/mirror/database.ts';
+import { openMirror, rows, transaction } from '../../src/mirror/database.ts';
 import { backoffMs, MOST_ATTEMPTS } from '../../src/outgoing/backoff.ts';
 import { dropParked, replayParked, resumeEndpoints } from '../../src/outgoing/decide.ts';
 import { deliver, type DeliverDeps } from '../../src/outgoing/deliver.ts';
 import { registerEndpoints, toEndpoints } from '../../src/outgoing/endpoints.ts';
 import { post } from '../../src/outgoing/post.ts';
 import { pruneDeliveries } from '../../src/outgoing/prune.ts';
-import { isAnythingDue, takeDeliveries } from '../../src/outgoing/take.ts';
+import { listDue, takeDeliveries } from '../../src/outgoing/take.ts';
 import { keyOf, signedHeaders } from '../../src/signing.ts';
 import { createTestDatabase, type TestDatabase } from '../support/database.ts';
 import { eventually } from '../support/eventually.ts';
 import { SECRET, startReceiver, withoutRepeats, type Receiver } from './receiver.ts';
 
+import type { Enqueue } from '../../jobs/queues.ts';
 import type { Observation } from '../../src/observation.ts';
 
 let database: TestDatabase;
@@ -188,9 +191,9 @@ describe('deliveries', () => {
     expect(told()).toEqual(['U2 created']);
     expect(receiver.requests()).toBe(2);
     const ids = deps.endpoints.map(({ endpointId }) => endpointId);
-    expect(await isAnythingDue(mirror, ids)).toBe(false);
+    expect(await listDue(mirror, ids)).toEqual([]);
     await see(['U3', 'Grace']);
-    expect(await isAnythingDue(mirror, ids)).toBe(true);
+    expect(await listDue(mirror, ids)).toEqual(ids);
   });
 
   it('are parked after the last attempt, and hold back the later ones of the user until replayed or dropped', async () => {
@@ -310,6 +313,64 @@ describe('deliveries', () => {
       );
       expect(kinds).toEqual(['created', 'updated']);
     }
+  });
+
+  it('to one endpoint are not held up by another: each has a job of its own', async () => {
+    const [one, other] = toEndpoints([receiver.url, `${receiver.url}&other`], [SECRET]);
+    if (!one || !other) throw new Error('two endpoints');
+    const both = { ...deps, endpoints: [one, other] };
+    await registerEndpoints(database.mirror, both.endpoints);
+    await see(['U1', 'Ada']);
+    const added: { endpointId: string; dedupeId: string | undefined }[] = [];
+    const enqueue: Enqueue = (_job, payload, options) => {
+      const { endpointId } = payload as { endpointId: string };
+      added.push({ endpointId, dedupeId: options?.dedupeId });
+      return Promise.resolve();
+    };
+    const onError = (error: unknown) => {
+      throw error;
+    };
+    const ticks = startOutgoing({
+      ...{ mirror: database.mirror, queues: { enqueue }, endpoints: both.endpoints, onError },
+    });
+    await eventually(() => {
+      expect(added).toHaveLength(2);
+    });
+    await ticks.stop();
+    expect(new Set(added.map(({ endpointId }) => endpointId))).toEqual(
+      new Set([one.endpointId, other.endpointId]),
+    );
+    expect(new Set(added.map(({ dedupeId }) => dedupeId)).size).toBe(2);
+
+    const job = { outgoing: both };
+    await deliverJob.process(job, { endpointId: other.endpointId }, forever);
+    expect(receiver.requests()).toBe(1);
+    await deliverJob.process(job, { endpointId: one.endpointId }, forever);
+    await deliverJob.process(job, { endpointId: 'set no longer' }, forever);
+    expect(receiver.requests()).toBe(2);
+  });
+
+  it('have the same id in whatever time zone the session is', async () => {
+    const [endpointOf] = deps.endpoints;
+    const options = { mirrorId: deps.mirrorId, concurrency: 8 };
+    const id = endpointOf?.endpointId ?? '';
+    await see(['U1', 'Ada']);
+    const idIn = async (zone: string) => {
+      const { mirror } = database;
+      const { db, t } = mirror;
+      await db.execute(sql`update ${t.outgoingEndpoints} set cursor = '0-0'`);
+      await db.execute(sql`delete from ${t.outgoingDeliveries}`);
+      const url = new URL(database.url);
+      url.searchParams.set('options', `-c timezone=${zone}`);
+      const session = openMirror({
+        ...{ databaseUrl: url.toString(), schema: 'descope', maxConnections: 1 },
+        onError: () => undefined,
+      });
+      onTestFinished(() => session.pool.end());
+      const [taken] = await takeDeliveries(session, id, options);
+      return taken?.webhookId;
+    };
+    expect(await idIn('Asia/Tokyo')).toBe(await idIn('America/Lima'));
   });
 
   it('that a killed process had taken are taken over, with the same id', async () => {
