@@ -23,7 +23,7 @@ export function channelOf(schema: string): string {
  * share. A wake-up that fails is made up for by the next, and by readers that ask now and then anyway.
  */
 export function createNotifier(
-  { db, t, schema }: Pick<Mirror, 'db' | 't' | 'schema'>,
+  { db, schema }: Pick<Mirror, 'db' | 'schema'>,
   onError: (error: unknown) => void,
 ): Notifier {
   let last: string | null = null;
@@ -33,15 +33,15 @@ export function createNotifier(
   let isStopped = false;
 
   async function send(): Promise<void> {
-    // A transaction that wrote nothing to the feed pokes too.
-    const [row] = await rows<{ newest: string }>(
+    // A transaction that wrote nothing to the feed pokes too. What readers may read up to is not always the
+    // newest row: one that began before it may still be open, and pokes when it ends.
+    const [row] = await rows<{ head: string }>(
       db,
-      sql`select newest, case when newest is distinct from ${last}::text
-                              then pg_notify(${channelOf(schema)}, '') end
-          from (select transaction_id::text || '-' || seq as newest from ${t.userChanges}
-                order by transaction_id desc, seq desc limit 1) as feed`,
+      sql`select head, case when head is distinct from ${last}::text
+                            then pg_notify(${channelOf(schema)}, '') end
+          from ${sql.identifier(schema)}.feed_head() as head`,
     );
-    last = row?.newest ?? null;
+    last = row?.head ?? null;
   }
 
   return {

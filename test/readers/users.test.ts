@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, it, onTestFinished, vi } from 'vitest';
 
-import { sql } from 'drizzle-orm';
+import { sql, type SQL } from 'drizzle-orm';
 import pg from 'pg';
 
 import { createNotifier } from '../../src/feed/notify.ts';
@@ -163,6 +163,44 @@ describe('changes with a connection that listens', () => {
     expect(listener.listenerCount('notification')).toBe(0);
   });
 
+  it('are told of when a transaction ends that began before one told of already', async () => {
+    const listener = new pg.Client({ connectionString: database.url });
+    await listener.connect();
+    onTestFinished(() => listener.end());
+    let heard = 0;
+    listener.on('notification', () => heard++);
+    await listener.query('listen descope_changes');
+    const { db, pool, schema, t } = database.mirror;
+    let told = 0;
+    const counting = new Proxy(db, {
+      get: (target, name, self: unknown) =>
+        name === 'execute'
+          ? (statement: SQL) => target.execute(statement).finally(() => told++)
+          : (Reflect.get(target, name, self) as unknown),
+    });
+    const notifier = createNotifier({ db: counting, schema }, (error) => {
+      throw error;
+    });
+    onTestFinished(() => notifier.stop());
+    const mirror = { ...database.mirror, pool, onCommit: notifier.poke };
+    await transaction(mirror, async (early) => {
+      await early.execute(sql`select pg_current_xact_id()`);
+      await look(mirror, { U2: {} });
+      await eventually(() => {
+        expect(told).toBe(1);
+      });
+      await early.execute(sql`
+        insert into ${t.userChanges} (user_id, kind, changed, observed_at, witness)
+        values ('U1', 'created', '{}', clock_timestamp(), 'manual')`);
+      expect(await toList(changes(reader))).toEqual([]);
+    });
+    const before = heard;
+    await eventually(() => {
+      expect(heard).toBeGreaterThan(before);
+    });
+    expect((await toList(changes(reader))).map(({ userId }) => userId)).toEqual(['U1', 'U2']);
+  });
+
   it('are told of a few times a second at most, and not at all where nothing was written', async () => {
     const listener = new pg.Client({ connectionString: database.url });
     await listener.connect();
@@ -171,14 +209,14 @@ describe('changes with a connection that listens', () => {
     listener.on('notification', ({ payload = '' }) => heard.push(payload));
     await listener.query('listen descope_changes');
     let asked = 0;
-    const { db, pool, schema, t } = database.mirror;
+    const { db, pool, schema } = database.mirror;
     const counting = new Proxy(db, {
       get: (target, name, self: unknown) => {
         if (name === 'execute') asked++;
         return Reflect.get(target, name, self) as unknown;
       },
     });
-    const notifier = createNotifier({ db: counting, t, schema }, (error) => {
+    const notifier = createNotifier({ db: counting, schema }, (error) => {
       throw error;
     });
     onTestFinished(() => notifier.stop());
