@@ -5,6 +5,7 @@ import { createEventRouter } from './http/eventRoutes.ts';
 import { createScrape } from './http/scrape.ts';
 import { listPending } from './inbox/pending.ts';
 import { putBackEvents } from './inbox/replay.ts';
+import { databaseNow } from './mirror/database.ts';
 import { readExplain } from './readers/explain.ts';
 import { createStatusReader, readRecentChanges } from './readers/status.ts';
 import { searchEvents } from './readers/trail.ts';
@@ -68,8 +69,11 @@ export async function startAdministration(options: AdministrationOptions): Promi
       const story = await readExplain(mirror, userId);
       return story?.userId === userId ? story : null;
     },
-    waitFor: createWaitForUser(mirror, engine.signal),
-    whyNotSeen: (userId, since) => readWhyNotSeen(mirror, userId, since),
+    waiting: {
+      waitFor: createWaitForUser(mirror, engine.signal),
+      whyNotSeen: (userId, since) => readWhyNotSeen(mirror, userId, since),
+      now: () => databaseNow(mirror),
+    },
     eventRouter: createEventRouter({
       searchEvents: (filter, signal, patienceMs) =>
         searchEvents(mirror, filter, { signal, patienceMs }),

@@ -1,9 +1,11 @@
 import { Router, type Response } from 'express';
 import { z } from 'zod';
 
+import { withTimeout } from '../abort.ts';
 import { toInstantMs } from '../inbox/fields.ts';
 import { isStorable, readRequest } from './readRequest.ts';
 
+import type { Instant } from '../observation.ts';
 import type { NotSeen, WaitForUser } from '../readers/wait.ts';
 
 /*
@@ -14,14 +16,21 @@ import type { NotSeen, WaitForUser } from '../readers/wait.ts';
 const LONGEST_WAIT_MS = 55_000;
 const USUAL_WAIT_MS = 30_000;
 
-export interface UserRoutes {
+export interface Waiting {
   /**
    * Resolves to what was seen once the mirror holds the user as of the instant `since`, to null where the
    * signal is aborted first, to `full` where too many wait already.
    */
-  readonly waitFor?: WaitForUser;
+  readonly waitFor: WaitForUser;
   /** Why that did not happen in time; null where it just did. */
-  readonly whyNotSeen?: (userId: string, since: string) => Promise<NotSeen | null>;
+  readonly whyNotSeen: (userId: string, since: string) => Promise<NotSeen | null>;
+  /** By the clock that the mirror's rows are dated by. */
+  readonly now: () => Promise<Instant>;
+}
+
+export interface UserRoutes {
+  /** Absent: nobody can wait here. */
+  readonly waiting?: Waiting;
   /** Everything known about one user; null where there is nothing. */
   readonly explain?: (userId: string) => Promise<unknown>;
   /** Told of failures that are answered 500 or 503. */
@@ -31,7 +40,7 @@ export interface UserRoutes {
 /** Routes of those of them that are given. */
 export function createUserRouter(routes: UserRoutes): Router {
   const router = Router();
-  const { explain, waitFor } = routes;
+  const { explain, waiting } = routes;
   if (explain) {
     router.get('/api/users/:id/explain', async (request, response) => {
       const { id } = request.params;
@@ -41,12 +50,12 @@ export function createUserRouter(routes: UserRoutes): Router {
       else response.json(explanation);
     });
   }
-  if (waitFor) {
+  if (waiting) {
     router.get('/api/wait', async (request, response) => {
       const asked = readRequest(waitQuery, request.query, response);
       if (!asked) return;
       try {
-        await answerWait({ ...routes, waitFor }, asked, response);
+        await answerWait(waiting, asked, response);
       } catch (error) {
         routes.onError?.(error);
         refuseForNow(response, 'the mirror cannot be read');
@@ -63,7 +72,7 @@ const waitQuery = z.object({
     .string('give it once')
     .optional()
     .transform((text, context) => {
-      const since = text === undefined ? new Date().toISOString() : toSince(text);
+      const since = text === undefined ? undefined : toSince(text);
       if (since !== null) return since;
       context.addIssue('must be an instant, such as 2026-11-21T08:00:00.5Z');
       return z.NEVER;
@@ -91,7 +100,7 @@ function toSince(text: string): string | null {
 }
 
 async function answerWait(
-  { waitFor, whyNotSeen }: UserRoutes & { readonly waitFor: WaitForUser },
+  { waitFor, whyNotSeen, now }: Waiting,
   { userId, since, timeoutMs }: z.output<typeof waitQuery>,
   response: Response,
 ): Promise<void> {
@@ -99,14 +108,19 @@ async function answerWait(
   response.on('close', () => {
     gone.abort();
   });
-  const signal = AbortSignal.any([gone.signal, AbortSignal.timeout(timeoutMs)]);
-  const seen = await waitFor(userId, since, signal);
+  const at = since ?? (await now());
+  let seen = await withTimeout(timeoutMs, gone.signal, (signal) => waitFor(userId, at, signal));
+  if (seen === null && !gone.signal.aborted) {
+    const why = await whyNotSeen(userId, at);
+    if (why !== null) {
+      response.status(504).json({ error: 'not seen yet; ask again', ...why });
+      return;
+    }
+    // In the last moment after all: whoever asks with a timeout of 0 asks what is seen by now.
+    seen = await waitFor(userId, at, gone.signal);
+  }
   if (seen === 'full') refuseForNow(response, 'too many are waiting here already');
   else if (seen !== null) response.json(seen);
-  else if (!gone.signal.aborted) {
-    const why = await whyNotSeen?.(userId, since);
-    response.status(504).json({ error: 'not seen yet; ask again', ...why });
-  }
 }
 
 function refuseForNow(response: Response, why: string): void {

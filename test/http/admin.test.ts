@@ -286,7 +286,11 @@ describe('with a token', () => {
   const full: Partial<AdminServerOptions> = {
     token: TOKEN,
     explain: () => Promise.resolve({}),
-    waitFor: (userId) => Promise.resolve({ userId, observedAt: '', asOf: '', deleted: false }),
+    waiting: {
+      waitFor: (userId) => Promise.resolve({ userId, observedAt: '', asOf: '', deleted: false }),
+      whyNotSeen: () => Promise.resolve(null),
+      now: () => Promise.resolve(''),
+    },
     queueBoard: Router().get('/', (_request, response) => {
       response.send('board');
     }),

@@ -4,6 +4,7 @@ import { startAdminServer } from '../../src/http/admin.ts';
 import { createReleaseStack } from '../../src/release.ts';
 
 import type { AdminServerOptions } from '../../src/http/admin.ts';
+import type { Waiting } from '../../src/http/userRoutes.ts';
 import type { NotSeen, Seen } from '../../src/readers/wait.ts';
 
 const seen: Seen = { userId: 'U1', observedAt: '', asOf: '', deleted: false };
@@ -14,6 +15,15 @@ let releases = createReleaseStack();
 afterEach(async () => {
   await releases.release();
   releases = createReleaseStack();
+});
+
+const waiting = (given: Partial<Waiting>): Partial<AdminServerOptions> => ({
+  waiting: {
+    waitFor: never,
+    whyNotSeen: never,
+    now: () => Promise.resolve('2026-01-01T00:00:00.000000Z'),
+    ...given,
+  },
 });
 
 async function start(overrides: Partial<AdminServerOptions>) {
@@ -34,10 +44,19 @@ describe('/api/wait', () => {
     ['no zone, taken as UTC', '2026-06-08T20:18:25.871', '2026-06-08T20:18:25.871Z'],
     ['epoch ms', '1780949905871', '2026-06-08T20:18:25.871Z'],
   ])('reads since from %s', async (_, since, expected) => {
-    const url = await start({ waitFor: (_id, at) => Promise.resolve({ ...seen, asOf: at }) });
+    const url = await start(
+      waiting({ waitFor: (_id, at) => Promise.resolve({ ...seen, asOf: at }) }),
+    );
     // Left as a person would type it: the "+" is not escaped.
     const response = await fetch(`${url}/api/wait?userId=U1&since=${since}`);
     expect(await response.json()).toEqual({ ...seen, asOf: expected });
+  });
+
+  test('waits for a look from now on, by the clock of the mirror, where no instant is given', async () => {
+    const waitFor: Waiting['waitFor'] = (_id, at) => Promise.resolve({ ...seen, asOf: at });
+    const url = await start(waiting({ waitFor }));
+    const response = await fetch(`${url}/api/wait?userId=U1`);
+    expect(await response.json()).toMatchObject({ asOf: '2026-01-01T00:00:00.000000Z' });
   });
 
   test.each([
@@ -47,7 +66,7 @@ describe('/api/wait', () => {
     ['userId=U1&userId=U2', 'userId: give it once'],
     ['userId=U1&timeoutMs=3600000', 'timeoutMs: '],
   ])('refuses the query "%s" and says why', async (query, mistake) => {
-    const url = await start({ waitFor: never });
+    const url = await start(waiting({}));
     const response = await fetch(`${url}/api/wait?${query}`);
     expect(response.status).toBe(400);
     expect(await response.json()).toEqual({ error: expect.stringContaining(mistake) as string });
@@ -58,15 +77,17 @@ describe('/api/wait', () => {
       ...{ reason: 'the mirror knows no such user', observedAt: null, asOf: null },
       ...{ pendingEvents: 0, parkedEvents: 0, openDeletion: null },
     };
-    const url = await start({
-      waitFor: (_id, _since, signal) =>
-        new Promise((resolve) => {
-          signal.addEventListener('abort', () => {
-            resolve(null);
-          });
-        }),
-      whyNotSeen: () => Promise.resolve(why),
-    });
+    const url = await start(
+      waiting({
+        waitFor: (_id, _since, signal) =>
+          new Promise((resolve) => {
+            signal.addEventListener('abort', () => {
+              resolve(null);
+            });
+          }),
+        whyNotSeen: () => Promise.resolve(why),
+      }),
+    );
     const response = await fetch(`${url}/api/wait?userId=U1&timeoutMs=1`);
     expect(response.status).toBe(504);
     expect(await response.json()).toEqual({ error: 'not seen yet; ask again', ...why });
@@ -76,7 +97,7 @@ describe('/api/wait', () => {
     ['too many wait', () => Promise.resolve('full' as const), 'too many are waiting here already'],
     ['the mirror is away', never, 'the mirror cannot be read'],
   ])('is answered 503 where %s, and when to ask again', async (_, waitFor, why) => {
-    const url = await start({ waitFor });
+    const url = await start(waiting({ waitFor }));
     const response = await fetch(`${url}/api/wait?userId=U1`);
     expect(response.status).toBe(503);
     expect(response.headers.get('retry-after')).toBe('1');
@@ -86,16 +107,18 @@ describe('/api/wait', () => {
   test('is aborted when the asker leaves', async () => {
     const leave = new AbortController();
     const aborted = new Promise<void>((resolve) => {
-      void start({
-        waitFor: (_userId, _since, signal) =>
-          new Promise((settle) => {
-            signal.addEventListener('abort', () => {
-              settle(null);
-              resolve();
-            });
-            leave.abort();
-          }),
-      }).then((url) => fetch(`${url}/api/wait?userId=U1`, { signal: leave.signal }).catch(() => 0));
+      void start(
+        waiting({
+          waitFor: (_userId, _since, signal) =>
+            new Promise((settle) => {
+              signal.addEventListener('abort', () => {
+                settle(null);
+                resolve();
+              });
+              leave.abort();
+            }),
+        }),
+      ).then((url) => fetch(`${url}/api/wait?userId=U1`, { signal: leave.signal }).catch(() => 0));
     });
     await aborted;
   });

@@ -38,11 +38,14 @@ async function serve(mostWaiting?: number, onAsked?: () => void): Promise<string
   const server = await startAdminServer({
     ...{ host: '127.0.0.1', port: 0, token: undefined },
     ...{ readStatus: never, readRecentChanges: never, metrics: never },
-    waitFor: (...asked) => {
-      onAsked?.();
-      return waitForUser(...asked);
+    waiting: {
+      waitFor: (...asked) => {
+        onAsked?.();
+        return waitForUser(...asked);
+      },
+      whyNotSeen: (userId, since) => readWhyNotSeen(mirror, userId, since),
+      now,
     },
-    whyNotSeen: (userId, since) => readWhyNotSeen(mirror, userId, since),
   });
   onTestFinished(() => server.stop());
   return `http://127.0.0.1:${server.port}/api/wait`;
@@ -115,6 +118,19 @@ describe('waiting for a user', () => {
     database.mirror.pool.on('acquire', () => (statements += 1));
     await execute('select pg_sleep(0.3)');
     expect(statements).toBeLessThan(4);
+  });
+
+  test('tells those who will not wait at all what is seen by now', async () => {
+    const url = await serve();
+    const ask = async (userId: string, since: string) => {
+      const query = `userId=${userId}&since=${since}&timeoutMs=0`;
+      return (await fetch(`${url}?${query}`)).status;
+    };
+    const before = await now();
+    await look(database.mirror, { U1: {} });
+    expect(await ask('U1', before)).toBe(200);
+    expect(await ask('U1', await now())).toBe(504);
+    expect(await ask('U2', before)).toBe(504);
   });
 
   test('above the cap is refused at once, and the others go on waiting', async () => {
