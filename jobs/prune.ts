@@ -36,12 +36,14 @@ export const prune = defineJob({
     const { mirror, eventDays, tombstoneDays, feedDays } = deps.prune;
     // One that fails holds up none of the others, least of all what is personal.
     const ended = await Promise.allSettled([
-      reduceTombstones(mirror, { days: tombstoneDays, steps: STEPS }, signal),
+      // One after the other: both lock the tables of every generation.
+      reduceTombstones(mirror, { days: tombstoneDays, steps: STEPS }, signal).finally(() =>
+        dropStale(mirror, tombstoneDays),
+      ),
       pruneEvents(mirror, { days: eventDays, steps: STEPS }, signal),
       pruneFeed(mirror, { days: feedDays, steps: STEPS }, signal),
       pruneDeliveries(mirror, { days: feedDays, steps: STEPS }, signal),
       pruneLedger(mirror, STEPS, signal),
-      dropStale(mirror, tombstoneDays),
     ]);
     const failed = ended.find((one) => one.status === 'rejected');
     if (failed) throw failed.reason;

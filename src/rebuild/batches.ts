@@ -1,4 +1,5 @@
 import { sql, type SQL } from 'drizzle-orm';
+import { getTableConfig } from 'drizzle-orm/pg-core';
 
 import { rows, type Executor } from '../mirror/database.ts';
 
@@ -41,18 +42,41 @@ export async function* everyone(
   }
 }
 
-/** The same of users whose rows were written since a moment; reads the table once. */
+/** Pages of a table that a statement reads at once: a gigabyte takes seconds, a statement may take sixty. */
+const MOST_PAGES = 131_072;
+
+/**
+ * The same of users whose rows were written since a moment; reads the table once, from its first page to its
+ * last. Where others write meanwhile a row may move from before to behind, or the other way: it has then been
+ * written since this began.
+ */
 export async function* writtenSince(
   tx: Executor,
   { users }: Pick<MirrorTables, 'users'>,
   since: Moment,
 ): AsyncGenerator<string[], void> {
-  const found = await rows<{ userId: string }>(
+  const pages = await countPages(tx, users);
+  const found = new Set<string>();
+  for (let page = 0; page < pages; page += MOST_PAGES) {
+    const [from, to] = [`(${page},0)`, `(${page + MOST_PAGES},0)`];
+    const some = await rows<{ userId: string }>(
+      tx,
+      sql`select user_id as "userId" from ${users}
+          where ctid >= ${from}::tid and ctid < ${to}::tid and ${whereWrittenSince(sql`xmin`, since)}`,
+    );
+    for (const { userId } of some) found.add(userId);
+  }
+  yield* inBatches([...found].sort());
+}
+
+async function countPages(tx: Executor, users: MirrorTables['users']): Promise<number> {
+  const { schema = 'public', name } = getTableConfig(users);
+  const [row] = await rows<{ pages: number }>(
     tx,
-    sql`select user_id as "userId" from ${users} where ${whereWrittenSince(sql`xmin`, since)}
-        order by user_id`,
+    sql`select (pg_relation_size(format('%I.%I', ${schema}::text, ${name}::text)::regclass)
+                / current_setting('block_size')::int)::float8 as pages`,
   );
-  yield* inBatches(found.map(({ userId }) => userId));
+  return row?.pages ?? 0;
 }
 
 export function* inBatches(userIds: readonly string[]): Generator<string[], void> {

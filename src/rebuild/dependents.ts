@@ -87,6 +87,39 @@ export async function listDependents(
 }
 
 /**
+ * What keeps the tables that a rebuild has replaced from being dropped, a line each: whatever somebody has
+ * made that reads them. Empty where nothing does.
+ */
+export async function listKeepers(
+  tx: Executor,
+  { schema }: Pick<Mirror, 'schema'>,
+): Promise<string[]> {
+  const found = await rows<{ line: string }>(
+    tx,
+    sql`
+      with ours as materialized (select name, oid from ${tablesOf(schema, '_previous')} as previous)
+      select distinct coalesce(v.oid::regclass::text, pg_describe_object(d.classid, d.objid, d.objsubid))
+             || ' reads ' || ours.name || '_previous, which is to be dropped' as line
+      from ours join pg_class c using (oid) join pg_type y on y.oid = c.reltype
+      join pg_depend d on d.deptype = 'n'
+        and ((d.refclassid = 'pg_class'::regclass and d.refobjid = ours.oid)
+             or (d.refclassid = 'pg_type'::regclass and d.refobjid in (c.reltype, y.typarray)))
+      left join pg_rewrite r on d.classid = 'pg_rewrite'::regclass and r.oid = d.objid
+      left join pg_class v on v.oid = r.ev_class
+      -- What belongs to the two tables is dropped with them.
+      where not exists (
+        select from ours as own where own.oid in (
+          (select polrelid from pg_policy p where d.classid = 'pg_policy'::regclass and p.oid = d.objid),
+          (select conrelid from pg_constraint o where d.classid = 'pg_constraint'::regclass and o.oid = d.objid),
+          (select adrelid from pg_attrdef a where d.classid = 'pg_attrdef'::regclass and a.oid = d.objid),
+          (select tgrelid from pg_trigger g where d.classid = 'pg_trigger'::regclass and g.oid = d.objid),
+          (select indrelid from pg_index i where d.classid = 'pg_class'::regclass and i.indexrelid = d.objid)))
+      order by line`,
+  );
+  return found.map(({ line }) => line);
+}
+
+/**
  * Why the tables cannot be swapped for others, a line each: what is bound to them and cannot be bound again,
  * and what a copy of them would not have. Empty where nothing is in the way.
  */

@@ -11,6 +11,14 @@ export class CannotSwap extends Error {
   }
 }
 
+/** What a rebuild has replaced is read by somebody's own; `keepers` are the reasons, a line each. */
+export class CannotDrop extends Error {
+  constructor(keepers: readonly string[]) {
+    super(`users_previous and user_tenants_previous cannot be dropped: ${keepers.join('; ')}`);
+    this.name = 'CannotDrop';
+  }
+}
+
 /** Something is to be looked at again before it. */
 export class Unsettled extends Error {
   constructor() {

@@ -4,6 +4,8 @@ import { rows, transaction, type Mirror } from '../mirror/database.ts';
 import { readGenerations } from '../mirror/generations.ts';
 import { mirrorTables } from '../mirror/schema.ts';
 import { compareGenerations, type Comparison } from './compare.ts';
+import { listKeepers } from './dependents.ts';
+import { CannotDrop } from './failures.ts';
 import { assertSwappable, discardNext } from './fill.ts';
 import { waitForSnapshots } from './snapshots.ts';
 import { dropGeneration, hasGeneration } from './structure.ts';
@@ -40,7 +42,7 @@ export async function rollBack(
       or (f.deleted_at is null) <> (n.user_id is not null and n.deleted_at is null)
       or (f.deleted_at is not null and n.deleted_at is not null)`,
   };
-  await transaction(mirror, (tx) => assertSwappable(tx, mirror));
+  await transaction(mirror, (tx) => assertSwappable(tx, mirror, '_previous'));
   const comparison = await compareGenerations(mirror, carrying);
   await waitForSnapshots(mirror, options);
   const told = await swap(
@@ -51,17 +53,19 @@ export async function rollBack(
       differing: comparison.differing,
       since: comparison.since,
       assertSettled: () => Promise.resolve(),
-      along: (tx) => assertSwappable(tx, mirror),
+      along: (tx) => assertSwappable(tx, mirror, '_previous'),
     },
     options,
   );
   return { comparison, told };
 }
 
-/** Drops what a rebuild has replaced; false where there is nothing. */
+/** Drops what a rebuild has replaced; false where there is nothing. @throws CannotDrop */
 export async function dropPrevious(mirror: Mirror): Promise<boolean> {
   return transaction(mirror, async (tx) => {
     await limitLocks(tx);
+    const keepers = await listKeepers(tx, mirror);
+    if (keepers.length > 0) throw new CannotDrop(keepers);
     const isThere = await hasGeneration(tx, mirror, '_previous');
     await dropGeneration(tx, mirror, '_previous');
     return isThere;

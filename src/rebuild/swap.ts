@@ -4,7 +4,7 @@ import { pause } from '../abort.ts';
 import { findCode } from '../errors.ts';
 import { transaction, type Executor, type Mirror } from '../mirror/database.ts';
 import { markSwapped } from '../mirror/generations.ts';
-import { everyone, inBatches, writtenSince, type Moment } from './batches.ts';
+import { everyone, inBatches, now, writtenSince, type Moment } from './batches.ts';
 import { carryUsers, type Carrying } from './carry.ts';
 import { tellDifferences, type Difference } from './differences.ts';
 import { exchange } from './exchange.ts';
@@ -55,9 +55,11 @@ export async function swap(
   { signal, patienceMs }: { readonly signal: AbortSignal; readonly patienceMs: number },
 ): Promise<Told> {
   const deadlineMs = performance.now() + patienceMs;
+  const written: Written = { since: swapping.since, userIds: new Set() };
   for (let attempt = 0; ; attempt++) {
+    await carryMeanwhile(mirror, swapping, written);
     try {
-      return await transaction(mirror, (tx) => swapOnce(tx, mirror, swapping, attempt));
+      return await transaction(mirror, (tx) => swapOnce(tx, mirror, swapping, written, attempt));
     } catch (error) {
       const isBusy = error instanceof ReadersBusy || findCode(error) === '55P03';
       if (!isBusy) throw error;
@@ -67,10 +69,32 @@ export async function swap(
   }
 }
 
+/** Who was written to the tables that are read, since they were compared. */
+interface Written {
+  /** What was written before is in `userIds`, and carried over. */
+  since: Moment;
+  readonly userIds: Set<string>;
+}
+
+/** Carries over what was written meanwhile while others still write, so that they are kept out for less. */
+async function carryMeanwhile(
+  mirror: Mirror,
+  { carrying }: Swapping,
+  written: Written,
+): Promise<void> {
+  const since = await now(mirror.db);
+  for await (const userIds of writtenSince(mirror.db, carrying.from, written.since)) {
+    await transaction(mirror, (tx) => carryUsers(tx, carrying, userIds));
+    for (const userId of userIds) written.userIds.add(userId);
+  }
+  written.since = since;
+}
+
 async function swapOnce(
   tx: Executor,
   mirror: Mirror,
   swapping: Swapping,
+  written: Written,
   attempt: number,
 ): Promise<Told> {
   const { carrying, incoming } = swapping;
@@ -78,12 +102,12 @@ async function swapOnce(
   await tx.execute(sql.raw(`set local idle_in_transaction_session_timeout = ${SILENT_MS}`));
   await tx.execute(sql`lock table only ${mirror.t.userChanges} in share row exclusive mode`);
   const told: Told = { created: 0, updated: 0, restored: 0, deleted: 0 };
-  const carried = new Set<string>();
-  for await (const userIds of writtenSince(tx, carrying.from, swapping.since)) {
+  const carried = new Set(written.userIds);
+  for await (const userIds of writtenSince(tx, carrying.from, written.since)) {
     await carryUsers(tx, carrying, userIds);
-    await swapping.assertSettled(tx, userIds);
     for (const userId of userIds) carried.add(userId);
   }
+  for (const userIds of inBatches([...carried])) await swapping.assertSettled(tx, userIds);
   for await (const userIds of toCompare(tx, swapping, carried)) {
     const some = await tellDifferences(tx, carrying, userIds);
     for (const kind of Object.keys(told) as Difference['kind'][]) told[kind] += some[kind];

@@ -359,6 +359,21 @@ describe('what a rebuild has replaced', () => {
     expect(await tables(s)).toEqual(['users']);
   });
 
+  it('is not dropped while something of somebody else reads it, and it is said what', async () => {
+    const s = await filled({ simulator: { users: 5 } });
+    const { mirror } = s.database;
+    expect((await runRebuild(s)).exitCode).toBe(0);
+    await s.query(sql`create view public.before as select user_id from descope.users_previous`);
+    const told = /before reads users_previous, which is to be dropped/;
+    await expect(runRebuild(s, 'dropPrevious')).rejects.toThrow(told);
+    await expect(runRebuild(s)).rejects.toThrow(told);
+    await expect(dropStale(mirror, 0)).rejects.toThrow(told);
+    // Going back drops nothing.
+    expect((await runRebuild(s, 'rollback')).exitCode).toBe(0);
+    await s.query(sql`drop view public.before`);
+    expect((await runRebuild(s)).exitCode).toBe(0);
+  });
+
   it('is one option at a time', async () => {
     const s = await filled({ simulator: { users: 5 } });
     const { run } = await import('../../src/commands/rebuild.ts');
