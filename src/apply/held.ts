@@ -4,9 +4,7 @@ import { Stopping } from '../errors.ts';
 import { rows, textArray, transaction, type Executor, type Mirror } from '../mirror/database.ts';
 import { applyObservations } from './apply.ts';
 import { asRecords, tombstone } from './deletions.ts';
-import { LOAD_LIMIT, lookUp, type LookUp } from './lookUp.ts';
-
-import type { DescopeClient } from '../descope/types.ts';
+import { LOAD_LIMIT, lookUp, type Loads, type LookUp } from './lookUp.ts';
 
 /*
  * In: a person's word on deletions that the breaker held. Out: tombstones, or users that stay. Approval
@@ -16,7 +14,7 @@ import type { DescopeClient } from '../descope/types.ts';
 
 export interface HeldDeps {
   readonly mirror: Mirror;
-  readonly client: Pick<DescopeClient, 'loadUsers' | 'loadUser'>;
+  readonly client: Loads;
 }
 
 /** What became of the users whose deletion was approved. */

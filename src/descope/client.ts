@@ -3,6 +3,7 @@ import { parseAnswer, toList, toTotal } from './answers.ts';
 import { createLoads } from './loads.ts';
 import { createAsk, type Ask, type SdkDeps } from './sdk.ts';
 import { createUserSearch, type UserSearchDeps } from './search.ts';
+import { createUnknownIds } from './unknownIds.ts';
 
 import type { DescopeClient } from './types.ts';
 
@@ -20,7 +21,7 @@ export function createDescopeClient(deps: DescopeClientDeps): DescopeClient {
   const { ask, clockOffsetMs } = createAsk(deps);
   return {
     searchUsers: createUserSearch(deps, ask),
-    ...createLoads(ask, deps.exclude ?? NOTHING_EXCLUDED),
+    ...createLoads(ask, deps.exclude ?? NOTHING_EXCLUDED, createUnknownIds(deps.mirror)),
     searchAudit: createAuditSearch(ask),
     clockOffsetMs,
   };

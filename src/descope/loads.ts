@@ -6,14 +6,18 @@ import type { Exclusion } from '../exclude.ts';
 import type { UserRow } from '../observation.ts';
 import type { Ask, Management } from './sdk.ts';
 import type { Call, DescopeClient, LoadAnswer, LoadOneAnswer } from './types.ts';
+import type { UnknownIds } from './unknownIds.ts';
 
 /** The largest list Descope loads at once is not documented; a page's worth is known to be sound. */
 const MAX_IDS = 100;
 
-type Loads = Pick<DescopeClient, 'loadUsers' | 'loadUser' | 'loadUserByLoginId'>;
+type Loads = Pick<
+  DescopeClient,
+  'loadUsers' | 'loadUser' | 'loadUserByLoginId' | 'refusesUnknownIds'
+>;
 
 /** `POST /v1/mgmt/users/load` and `GET /v1/mgmt/user`. */
-export function createLoads(ask: Ask, exclude: Exclusion): Loads {
+export function createLoads(ask: Ask, exclude: Exclusion, unknownIds: UnknownIds): Loads {
   async function loadOne(
     call: Call,
     send: (management: Management) => Promise<unknown>,
@@ -78,8 +82,12 @@ export function createLoads(ask: Ask, exclude: Exclusion): Loads {
       if (distinct.length === 0 || distinct.length > MAX_IDS) {
         throw new RangeError(`1 to ${MAX_IDS} users can be loaded at once, not ${distinct.length}`);
       }
-      return loadInParts(distinct, call);
+      const answer = await loadInParts(distinct, call);
+      const isRefused = (answer.notFound ?? []).length > 0;
+      if (answer.missing.length > 0) await unknownIds.note(isRefused ? 'refused' : 'skipped');
+      return answer;
     },
+    refusesUnknownIds: () => unknownIds.refused(),
     loadUser,
     loadUserByLoginId: (loginId, call) =>
       loadOne(call, (management) => management.user.load(loginId)),

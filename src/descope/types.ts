@@ -82,6 +82,8 @@ export interface DescopeClient {
   searchUsers(query: UserQuery, call: Call): Promise<UserPage>;
   /** 1 to 100 ids. Falls back to halving and single loads where an unknown id fails the batch. */
   loadUsers(userIds: readonly string[], call: Call): Promise<LoadAnswer>;
+  /** Whether one unknown id is known to fail a whole batch. */
+  refusesUnknownIds(): Promise<boolean>;
   loadUser(userId: string, call: Call): Promise<LoadOneAnswer>;
   loadUserByLoginId(loginId: string, call: Call): Promise<LoadOneAnswer>;
   searchAudit(query: AuditQuery, call: Call): Promise<AuditPage>;

@@ -138,6 +138,7 @@ export function countRequests(client: DescopeClient): {
     client: {
       searchUsers: (...args) => counting(client.searchUsers(...args)),
       loadUsers: (...args) => counting(client.loadUsers(...args)),
+      refusesUnknownIds: () => client.refusesUnknownIds(),
       loadUser: (...args) => counting(client.loadUser(...args)),
       loadUserByLoginId: (...args) => counting(client.loadUserByLoginId(...args)),
       searchAudit: (...args) => counting(client.searchAudit(...args)),

@@ -28,6 +28,7 @@ export function createPatientClient(client: DescopeClient, waitsMs = WAITS_MS): 
   return {
     searchUsers: (query, call) => patiently(call, () => client.searchUsers(query, call)),
     loadUsers: (userIds, call) => patiently(call, () => client.loadUsers(userIds, call)),
+    refusesUnknownIds: () => client.refusesUnknownIds(),
     loadUser: (userId, call) => patiently(call, () => client.loadUser(userId, call)),
     loadUserByLoginId: (loginId, call) =>
       patiently(call, () => client.loadUserByLoginId(loginId, call)),

@@ -427,10 +427,20 @@ describe('a load of several users', () => {
       const ids = body['userIds'] as string[];
       return ids.some((id) => unknown.has(id)) ? refused : { body: { users: users(...ids) } };
     });
-    const answer = await clientOf().loadUsers(many(100), call);
+    const client = clientOf();
+    expect(await client.refusesUnknownIds()).toBe(false);
+    const answer = await client.loadUsers(many(100), call);
     expect(answer.missing).toEqual(['U13', 'U70']);
     expect(answer.users).toHaveLength(98);
     expect(server.seen.length).toBeLessThan(32);
+    // For the next process too.
+    expect([await client.refusesUnknownIds(), await clientOf().refusesUnknownIds()]).toEqual([
+      true,
+      true,
+    ]);
+    server.answer(() => ({ body: { users: users('U1') } }));
+    await client.loadUsers(['U1', 'U2'], call);
+    expect(await clientOf().refusesUnknownIds()).toBe(false);
   });
 
   it('gives up at once where single loads are refused too', async () => {
