@@ -111,7 +111,7 @@ async function hold(
       ...{ users, latencyMs, sources },
       ...{ ours: [], bare: [], peer: [], bareCpu: [], peerCpu: [], fills: [], again: [] },
     };
-    const turns = users > MANY_TURNS_UP_TO || latencyMs > 0 ? 1 : options.turns;
+    const turns = users > MANY_TURNS_UP_TO ? 1 : options.turns;
     for (let turn = 1; turn <= turns; turn++) {
       await fillOurs(lab, directory, contest);
       const bare = await fillBare(lab, directory);

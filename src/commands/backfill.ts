@@ -1,5 +1,5 @@
 import { Stopping } from '../errors.ts';
-import { readWindow } from '../pull/readWindow.ts';
+import { readWindows } from '../pull/readWindow.ts';
 import { advanceSweep, startSweep } from '../pull/sweep.ts';
 import { readRun, type RunView } from '../readers/runs.ts';
 import { withEngine } from './foreground.ts';
@@ -9,8 +9,6 @@ import { tell } from './table.ts';
 import type { Engine } from '../engine.ts';
 import type { CommandContext, ExitCode } from './command.ts';
 
-/** Windows read side by side; the budget paces them all. */
-const SIDE_BY_SIDE = 4;
 /**
  * `rollcall backfill`: a sweep now, in the foreground. Joins the one under way and goes on from where
  * that stands, so an interrupted backfill is resumed by running it again.
@@ -47,13 +45,7 @@ async function readAll(engine: Engine, runId: number): Promise<void> {
   for (;;) {
     const state = await advanceSweep(engine.jobs.sweep, runId, engine.signal);
     if (state.kind === 'finished') return;
-    const todo = [...state.windowIds];
-    const reader = async (): Promise<void> => {
-      for (let windowId = todo.shift(); windowId !== undefined; windowId = todo.shift()) {
-        await readWindow(engine.jobs.sweep, windowId, engine.signal);
-      }
-    };
-    await Promise.all(Array.from({ length: SIDE_BY_SIDE }, reader));
+    await readWindows(engine.jobs.sweep, state.windowIds, engine.signal);
   }
 }
 

@@ -3,10 +3,10 @@ import { sql } from 'drizzle-orm';
 import { countLive } from '../apply/deletions.ts';
 import { rows, transaction, type Executor } from '../mirror/database.ts';
 import { openWindow, type Db, type OneAtATime } from './ledger.ts';
+import { SIDE_BY_SIDE, type PullDeps } from './readWindow.ts';
 import { sourceNowMs } from './sourceClock.ts';
 
 import type { Call } from '../descope/types.ts';
-import type { PullDeps } from './readWindow.ts';
 
 /*
  * In: an open run that is to read everyone. Out: all time cut into windows of the ledger, by when users
@@ -15,12 +15,6 @@ import type { PullDeps } from './readWindow.ts';
 
 /** A window is worth its own half-empty last page from about this many pages on. */
 const PAGES_A_WINDOW = 50;
-/**
- * Read side by side; more would only crowd the budget. A kill costs each of them up to seven pages (see
- * `ahead`), so that all together stay below one window's.
- */
-const MAX_WINDOWS = 7;
-
 export interface Planned {
   readonly runId: number;
   readonly pull: OneAtATime;
@@ -80,7 +74,7 @@ export function cutWindows(
   pageSize: number,
 ): number[] {
   const wanted = Math.floor(total / (PAGES_A_WINDOW * pageSize));
-  const count = Math.max(1, Math.min(MAX_WINDOWS, wanted));
+  const count = Math.max(1, Math.min(SIDE_BY_SIDE, wanted));
   const width = Math.max(0, nowMs - oldestMs) / count;
   const starts = [0];
   for (let at = 1; at < count; at++) {

@@ -40,6 +40,27 @@ export interface PullDeps {
 }
 
 /**
+ * Windows read at once; more would only crowd the budget. A kill costs each of them up to seven pages (see
+ * `ahead`), so that all together stay below one window's.
+ */
+export const SIDE_BY_SIDE = 7;
+
+/** Reads windows side by side, in their order. @throws what reading one does; the others then go on */
+export async function readWindows(
+  deps: PullDeps,
+  windowIds: readonly number[],
+  signal: AbortSignal,
+): Promise<void> {
+  const todo = [...windowIds];
+  const reader = async (): Promise<void> => {
+    for (let windowId = todo.shift(); windowId !== undefined; windowId = todo.shift()) {
+      await readWindow(deps, windowId, signal);
+    }
+  };
+  await Promise.all(Array.from({ length: SIDE_BY_SIDE }, reader));
+}
+
+/**
  * Reads a window from where its cursor stands to its end.
  * @throws the client's errors, WindowUnproven, Stopping; the window is then a gap, or open
  */

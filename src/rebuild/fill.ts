@@ -4,14 +4,15 @@ import { transaction, type Executor } from '../mirror/database.ts';
 import { ofGeneration } from '../mirror/generations.ts';
 import { findOpen, finishRun, openRun, unprovenWindows } from '../pull/ledger.ts';
 import { isPlanned, planWindows } from '../pull/plan.ts';
-import { readWindow } from '../pull/readWindow.ts';
+import { readWindows } from '../pull/readWindow.ts';
 import { countShort, forgetUnseen, reopenShortWindows } from '../pull/recount.ts';
 import { carryAll } from './carry.ts';
-import { listObstacles } from './dependents.ts';
+import { listKeepers, listObstacles } from './dependents.ts';
 import { CannotSwap } from './failures.ts';
 import { createNext, dropGeneration, hasGeneration, listMismatches } from './structure.ts';
 
 import type { Mirror } from '../mirror/database.ts';
+import type { Generation } from '../mirror/schema.ts';
 import type { SweepDeps } from '../pull/sweep.ts';
 
 /*
@@ -30,9 +31,14 @@ export interface Begun {
   readonly how: 'new' | 'resumed' | 'anew';
 }
 
-/** @throws CannotSwap */
-export async function assertSwappable(tx: Executor, mirror: Mirror): Promise<void> {
-  const obstacles = await listObstacles(tx, mirror);
+/** Whether `incoming` may take the place of the tables that are read. @throws CannotSwap */
+export async function assertSwappable(
+  tx: Executor,
+  mirror: Mirror,
+  incoming: Exclude<Generation, ''> = '_next',
+): Promise<void> {
+  const keepers = incoming === '_next' ? await listKeepers(tx, mirror) : [];
+  const obstacles = [...keepers, ...(await listObstacles(tx, mirror))];
   if (obstacles.length > 0) throw new CannotSwap(obstacles);
 }
 
@@ -77,9 +83,6 @@ async function giveUp(tx: Executor, mirror: Mirror, runId: number, reason: strin
   await finishRun(tx, mirror, runId, 'blocked', reason);
 }
 
-/** Windows read side by side; the budget paces them all. */
-const SIDE_BY_SIDE = 4;
-
 /**
  * Reads everyone into the next generation. Returns why what was read cannot be believed, or null.
  * @throws the client's errors, WindowUnproven, Stopping; run again, it goes on from there
@@ -106,12 +109,7 @@ export async function fillNext(
       const short = await countShort(next, runId, call);
       return short > 0 ? `the directory counts ${short} users more than were read` : null;
     }
-    const reader = async (): Promise<void> => {
-      for (let windowId = todo.shift(); windowId !== undefined; windowId = todo.shift()) {
-        await readWindow(next, windowId, signal);
-      }
-    };
-    await Promise.all(Array.from({ length: SIDE_BY_SIDE }, reader));
+    await readWindows(next, todo, signal);
   }
 }
 
