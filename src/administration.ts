@@ -1,5 +1,6 @@
 import { createQueueBoard } from '../jobs/board.ts';
 import { approveHeld, rejectHeld } from './apply/held.ts';
+import { Stopping } from './errors.ts';
 import { startAdminServer } from './http/admin.ts';
 import { createEventRouter } from './http/eventRoutes.ts';
 import { createScrape } from './http/scrape.ts';
@@ -9,7 +10,8 @@ import { databaseNow } from './mirror/database.ts';
 import { readExplain } from './readers/explain.ts';
 import { createStatusReader, readRecentChanges } from './readers/status.ts';
 import { searchEvents } from './readers/trail.ts';
-import { createWaitForUser, readWhyNotSeen } from './readers/wait.ts';
+import { createWaitForUser, lookNow } from './readers/wait.ts';
+import { shared } from './shared.ts';
 
 import type { Queues } from '../jobs/queues.ts';
 import type { Config } from './config.ts';
@@ -50,6 +52,8 @@ export async function startAdministration(options: AdministrationOptions): Promi
   const readStatus = createStatusReader(mirror);
   // Counted before anybody asks: a page then has not to wait for it.
   void readStatus().catch(() => undefined);
+  // A scrape that has given up leaves its statements behind: the next one joins them.
+  const readAll = shared(() => readStatus(queues.counts));
   return startAdminServer({
     host: config.ADMIN_HOST,
     port: config.ADMIN_PORT,
@@ -58,7 +62,7 @@ export async function startAdministration(options: AdministrationOptions): Promi
     actions: createActions(options),
     queueBoard: createQueueBoard(queues, { isReadOnly: config.ADMIN_TOKEN === undefined }),
     readStatus: async () => {
-      const status = await readStatus(queues.counts);
+      const status = await readAll();
       const demo = options.demo?.();
       return demo === undefined ? status : { ...status, demo };
     },
@@ -71,16 +75,19 @@ export async function startAdministration(options: AdministrationOptions): Promi
     },
     waiting: {
       waitFor: createWaitForUser(mirror, engine.signal),
-      whyNotSeen: (userId, since) => readWhyNotSeen(mirror, userId, since),
+      lookNow: (userId, since) => lookNow(mirror, userId, since),
       now: () => databaseNow(mirror),
     },
     eventRouter: createEventRouter({
-      searchEvents: (filter, signal, patienceMs) =>
-        searchEvents(mirror, filter, { signal, patienceMs }),
+      searchEvents: async (filter, signal, patienceMs) => {
+        // An export may be long, and its reader slow.
+        if (engine.signal.aborted) throw new Stopping();
+        return searchEvents(mirror, filter, { signal, patienceMs });
+      },
     }),
     metrics: createScrape({
       metrics,
-      readStatus: () => readStatus(queues.counts),
+      readStatus: readAll,
       health,
       pool: mirror.pool,
       onError,

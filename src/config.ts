@@ -1,3 +1,4 @@
+import { validate } from 'node-cron';
 import { z } from 'zod';
 
 import { UsageError } from './errors.ts';
@@ -66,7 +67,6 @@ const url = (protocols: readonly string[], example: string) =>
     { error: `must be an address such as ${example}` },
   );
 
-const CRON_FIELD = /^[\d*,/\-?LW#A-Za-z]+$/;
 const cron = (fallback: string) =>
   z
     .string()
@@ -74,10 +74,8 @@ const cron = (fallback: string) =>
     .transform((text, context) => {
       const value = (text ?? fallback).trim();
       if (value === 'off') return null;
-      const fields = value.split(/\s+/);
-      if ((fields.length === 5 || fields.length === 6) && fields.every((f) => CRON_FIELD.test(f))) {
-        return value;
-      }
+      const fields = value.split(/\s+/).length;
+      if ((fields === 5 || fields === 6) && validate(value)) return value;
       context.addIssue(
         `must be a cron line of 5 fields (or 6, with seconds first) or "off", not "${value}"`,
       );
@@ -91,9 +89,9 @@ const pair = (separator: string, shape: string) =>
     .transform((text, context) => {
       if (text === undefined) return null;
       const at = text.indexOf(separator);
-      if (at > 0 && at < text.length - 1) {
-        return { name: text.slice(0, at).trim(), value: text.slice(at + 1).trim() };
-      }
+      const [name, value] = [text.slice(0, at).trim(), text.slice(at + 1).trim()];
+      // An empty secret would be that of every delivery that has none.
+      if (at > 0 && name !== '' && value !== '') return { name, value };
       context.addIssue(`must have the form ${shape}`);
       return z.NEVER;
     });
@@ -241,15 +239,18 @@ export function listCautions({ ADMIN_HOST, ADMIN_TOKEN }: Config): string[] {
 }
 
 /**
- * Reads the settings from `env`. Empty values count as unset.
+ * Reads the settings from `env`, without blanks around them. Empty values count as unset.
  * @throws UsageError with one message that lists every mistake; no value of a secret is in it
  */
 export function parseConfig(
   env: Readonly<Record<string, string | undefined>>,
   needs: Needs = { descope: true, receives: true, serves: true },
 ): Config {
-  const given = Object.fromEntries(
-    Object.entries(env).filter(([name, value]) => name in settings && value?.trim()),
+  const given: Record<string, string> = Object.fromEntries(
+    Object.entries(env).flatMap(([name, value = '']) => {
+      const text = value.trim();
+      return name in settings && text !== '' ? [[name, text] as const] : [];
+    }),
   );
   if (!needs.descope) {
     given['DESCOPE_PROJECT_ID'] ??= '';

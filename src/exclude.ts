@@ -94,6 +94,8 @@ export function withoutExcludedAnywhere(record: unknown, { names }: Exclusion): 
   const isAll = fields.has('customattributes');
   // Told of under names of their own.
   if (fields.has('rolenames')) for (const other of ['roles', 'multitenantroles']) fields.add(other);
+  if (fields.has('usertenants'))
+    for (const other of ['tenants', 'multitenantroles']) fields.add(other);
   if (fields.has('name')) fields.add('displayname');
   const isExcluded = (key: string) => {
     const name = normalise(key).replace(/^(added|removed|new|old)(?=.)/, '');

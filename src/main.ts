@@ -3,6 +3,7 @@ import { existsSync } from 'node:fs';
 import { resolve } from 'node:path';
 import { createInterface } from 'node:readline/promises';
 import { pathToFileURL } from 'node:url';
+import { setFlagsFromString } from 'node:v8';
 
 import { parseCommandLine, type Invocation } from './commands/commandLine.ts';
 import { explainFailure, type Failure } from './commands/explainFailure.ts';
@@ -92,8 +93,8 @@ function report(error: unknown): ExitCode {
 }
 
 async function main(): Promise<ExitCode> {
-  // What the environment has already, the file does not change. (Absent before Node 20.12.)
-  if (existsSync('.env') && 'loadEnvFile' in process) process.loadEnvFile('.env');
+  // What the environment has already, the file does not change.
+  if (existsSync('.env')) process.loadEnvFile('.env');
   const screen = createScreen(process.stdout, process.env);
   const invocation = parseCommandLine(process.argv.slice(2), {
     ...{ version: readVersion(), screen },
@@ -106,6 +107,12 @@ function end(exitCode: number): void {
   // A pipe may still hold the last lines.
   process.stdout.write('', () => process.exit(exitCode));
 }
+
+/*
+ * On a large machine V8 lets garbage grow to several times what lives: a fill of a million users then peaks at
+ * 383 MB, one of a hundred thousand at 295 (guarantee G8). By two fifths at a time it is some 200, and as fast.
+ */
+setFlagsFromString('--heap-growing-percent=40');
 
 for (const stream of [process.stdout, process.stderr]) {
   // Whoever read it (`| head`) has gone: nobody misses the rest.

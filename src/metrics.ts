@@ -43,6 +43,11 @@ export function createMetrics() {
       'Whether what this process depends on answers: 1 or 0. The queue is in Postgres or on Redis',
       { dependency: ['postgres', 'queue', 'redis'] },
     ),
+    statusKnown: make.gauge(
+      'rollcall_status_known',
+      "Whether this process could read the mirror's status for this answer: 1 or 0; with 0 what Postgres knows is absent",
+      {},
+    ),
     connections: make.gauge(
       'rollcall_postgres_connections',
       'Connections of this process to the mirror, and how many wait for one; the queue has its own',

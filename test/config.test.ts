@@ -128,6 +128,7 @@ describe('parseConfig', () => {
     ['REDIS_URL', 'https://:hunter2@host'],
     ['WEBHOOK_BASIC', 'hunter2'],
     ['WEBHOOK_API_KEY', ':hunter2'],
+    ['WEBHOOK_API_KEY', 'hunter2:'],
     ['OUTGOING_URLS', 'https://hunter2:hunter2@host/hook'],
     ['OUTGOING_URLS', 'https://host/hunter2,https://host/hunter2'],
     ['OUTGOING_SECRETS', 'whsec_hunter2'],
@@ -146,6 +147,7 @@ describe('parseConfig', () => {
     ['INCLUDE_TEST_USERS', 'perhaps'],
     ['MIRROR_SCHEMA', 'Users; drop schema public'],
     ['SWEEP_CRON', '* * *'],
+    ['SWEEP_CRON', '0 24 * * *'],
     ['LOG_LEVEL', 'loud'],
     ['EVENT_ARCHIVE', 'none'],
     ['OUTGOING_URLS', 'ftp://host/file'],
@@ -154,6 +156,19 @@ describe('parseConfig', () => {
     ['DESCOPE_BASE_URL', 'api.descope.com'],
   ])('refuses %s=%s', (name, value) => {
     expect(messageOf({ ...required, [name]: value })).toContain(`${name} must be`);
+  });
+
+  test.each([
+    ['WEBHOOK_API_KEY', 'X-Api-Key: '],
+    ['WEBHOOK_BASIC', 'user:  '],
+  ])('%s without a secret is none: whoever sends nothing would have it (G9)', (name, value) => {
+    expect(messageOf({ ...required, [name]: value })).toContain(`${name} must have the form`);
+  });
+
+  test('blanks around a value, as files of secrets end with, are none of it', () => {
+    const given = { ...required, DESCOPE_PROJECT_ID: 'P1\n', ADMIN_TOKEN: ' token\n' };
+    const { DESCOPE_PROJECT_ID, ADMIN_TOKEN } = parseConfig(given);
+    expect([DESCOPE_PROJECT_ID, ADMIN_TOKEN]).toEqual(['P1', 'token']);
   });
 
   test('a service without webhook authentication starts only when that is said (G9)', () => {

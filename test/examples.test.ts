@@ -107,7 +107,7 @@ describe('the examples, against the packed package', () => {
       sql`update ${mirror.t.userChanges} set written_at = now() - interval '2 days'`,
     );
     await pruneFeed(mirror, { days: 1, steps: 1 }, new AbortController().signal);
-    expect(await run()).toEqual([everyone[0], everyone[2]]);
+    expect(await run()).toEqual(['unsubscribe everybody', everyone[0], everyone[2]]);
     expect(await run()).toEqual(['']);
   });
 

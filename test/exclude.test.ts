@@ -80,6 +80,31 @@ describe('an event', () => {
   });
 });
 
+describe('tenants that are left out', () => {
+  it('are not told by records either, under whatever name', () => {
+    const record = {
+      action: 'UserModified',
+      tenants: ['T2acme'],
+      data: { Change: { added_multi_tenant_roles: { T2acme: ['admin'] }, name: 'Ada' } },
+    };
+    expect(withoutExcludedAnywhere(record, toExclusion(['userTenants']))).toEqual({
+      action: 'UserModified',
+      data: { Change: { name: 'Ada' } },
+    });
+  });
+
+  it('are no columns of events, of those before either', async () => {
+    const w = await createWorld({ simulator: { users: 3 } });
+    scene = w;
+    const [userId = ''] = realUserIds(w);
+    await w.post(bodyOf('UserModified', { userId, tenants: ['T2secret'] }));
+    const told = async () => (await dumpSchema(w.database.mirror, 'descope')).includes('T2secret');
+    expect(await told()).toBe(true);
+    await alignExclusion(w.database.mirror, toExclusion(['userTenants']));
+    expect(await told()).toBe(false);
+  });
+});
+
 describe('a field that is left out', () => {
   const SETTING = 'phone,picture,customAttributes.plan';
 

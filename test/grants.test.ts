@@ -26,6 +26,7 @@ import { startEmbeddedPostgres, type RunningPostgres } from '../src/mirror/embed
 import { openMirror } from '../src/mirror/database.ts';
 import { READABLE } from '../src/mirror/grants.ts';
 import { changes, findUser, listUsers, usersOfTenant, waitFor } from '../src/readers/users.ts';
+import { dropStale } from '../src/rebuild/previous.ts';
 import { runCommand } from './commands/context.ts';
 import { removeEmbeddedFolder } from './support/embeddedHost.ts';
 import { startProcess } from './support/process.ts';
@@ -262,6 +263,12 @@ describe('the three roles', () => {
       /run it as the owner of the tables, or first .*--drop-previous/,
     );
     expect((await runAs(`migrator_${names}`, erase, options)).exitCode).toBe(0);
+
+    const service = asDatabase(`service_${names}`);
+    onTestFinished(() => service.drop());
+    await expect(dropStale(service.mirror, 30)).rejects.toThrow(
+      /another role; as that one run `rollcall rebuild --drop-previous`/,
+    );
   });
 
   it('cover what a later migration adds, for the service by itself', async () => {

@@ -59,6 +59,7 @@ describe('rollcall', () => {
     [['migrate', 'extra'], 'too many arguments'],
     [[], 'no command given'],
     [['simulate', '--port', 'home'], '--port must be a whole number'],
+    [['status'], 'DATABASE_URL is not set, and there is no embedded Postgres in this folder'],
     [['statsu'], "unknown command 'statsu' (did you mean status?)"],
   ])('%j is a usage error: exit 2 and one line', async (args, message) => {
     const child = rollcall(args);

@@ -35,7 +35,7 @@ export type Loads = Pick<DescopeClient, 'loadUsers' | 'loadUser' | 'refusesUnkno
  * could be wrongly empty, so one of its users is asked for singly first.
  *
  * Where one unknown id is known to fail a whole batch, whoever is likely to be gone is asked for apart from the
- * others: a request each, where halving the batch would take a dozen for each.
+ * others: a request each, where halving the batch would take up to a dozen for each.
  *
  * @throws what the client throws; DescopeUnavailable when an answer turns out wrongly empty
  */
@@ -49,8 +49,7 @@ export async function lookUp(
   if (only === undefined) return { present: [], absent: [] };
   if (others.length === 0) return lookAtOne(client, only, call);
   const likelyGone = userIds.filter(suspected);
-  const isMixed = likelyGone.length > 0 && likelyGone.length < userIds.length;
-  if (isMixed && (await client.refusesUnknownIds())) {
+  if (likelyGone.length > 0 && (await client.refusesUnknownIds())) {
     const rest = userIds.filter((userId) => !suspected(userId));
     const looks = [await lookUp(client, rest, suspected, call)];
     for (const userId of likelyGone) looks.push(await lookAtOne(client, userId, call));

@@ -1,4 +1,3 @@
-import { existsSync } from 'node:fs';
 import { extname, join } from 'node:path';
 
 import { Command, CommanderError, Option } from 'commander';
@@ -87,22 +86,11 @@ function createProgram(view: CommandLineView, choose: Choose): Command {
   return program.addHelpText('after', `${toExamples(examples)}\n\n${EXIT_CODES}`);
 }
 
-/** The groups with the commands that are there; one that is in no group comes last. */
 function listGroups(): [heading: string, commands: CommandDescription[]][] {
-  const there = listThere();
-  const grouped = new Set(GROUPS.flatMap(([, names]) => names));
-  return [
-    ...GROUPS.map(([heading, names]): [string, CommandDescription[]] => [
-      heading,
-      names.flatMap((name) => there.filter((description) => description.name === name)),
-    ]),
-    ['More', there.filter(({ name }) => !grouped.has(name))],
-  ];
-}
-
-/** A command is offered once its file is there. */
-function listThere(): readonly CommandDescription[] {
-  return COMMANDS.filter((description) => existsSync(fileOf(description)));
+  return GROUPS.map(([heading, names]) => [
+    heading,
+    names.flatMap((name) => COMMANDS.filter((description) => description.name === name)),
+  ]);
 }
 
 function fileOf({ name }: CommandDescription): string {
@@ -152,9 +140,7 @@ function optionsOf(command: Command): CommandOptions {
 
 /** The library's complaint in one line, and where to read on where it has no guess of its own. */
 function toMistake({ code, message }: CommanderError, words: readonly string[]): string {
-  const command = listThere().find(
-    ({ name }) => name === words.find((word) => !word.startsWith('-')),
-  );
+  const command = COMMANDS.find(({ name }) => name === words.find((word) => !word.startsWith('-')));
   const help = command === undefined ? 'rollcall --help' : `rollcall ${command.name} --help`;
   const what = command?.subcommands === undefined ? 'shows how' : 'lists them';
   if (code === 'commander.help') {

@@ -126,7 +126,9 @@ async function decide(
     );
     if (context.json) context.stdout(JSON.stringify(counts));
     else tell(context, line);
-    return 0;
+    // Named, and nothing was done of it: there are none such, or they are not in that state.
+    const isNothing = Object.values(counts).every((count) => count === 0);
+    return ids.length > 0 && isNothing ? 3 : 0;
   });
 }
 

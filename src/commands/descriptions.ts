@@ -16,10 +16,7 @@ export const GROUPS: readonly (readonly [heading: string, names: readonly string
   ['To decide', ['deletions', 'deliveries', 'replay', 'rebuild', 'erase']],
 ];
 
-/**
- * Every command there is or will be. One without its file in this folder is not offered: adding
- * the file is all it takes.
- */
+/** Every command; each has its file in this folder. */
 export const COMMANDS: readonly CommandDescription[] = [
   {
     name: 'start',

@@ -53,7 +53,7 @@ async function erase(
   });
 }
 
-/** `users_previous` is nobody's but its owner's. */
+/** Where somebody has taken our role's rights on what a rebuild has left. */
 function explainRefusal(error: unknown): never {
   if (findCode(error) !== '42501') throw error;
   throw new UsageError(

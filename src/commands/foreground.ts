@@ -1,5 +1,7 @@
 import { createEngine, type Engine, type EngineOptions } from '../engine.ts';
+import { UsageError } from '../errors.ts';
 import { openMirror, type Mirror } from '../mirror/database.ts';
+import { hasEmbeddedPostgres } from '../mirror/embedded.ts';
 import { migrateMirror } from '../mirror/migrate.ts';
 import { claimProject } from '../mirror/project.ts';
 import { assertExclusion } from '../pull/exclusion.ts';
@@ -10,8 +12,26 @@ import type { CommandContext } from './command.ts';
 
 const CONNECTIONS = 6;
 
-/** Runs `work` with the mirror, migrated, and where it is; cleans up after it. Needs no credentials of Descope. */
+/**
+ * Runs `work` with the mirror, migrated, and where it is; cleans up after it. Needs no credentials of Descope.
+ * @throws UsageError where there is no mirror: what only asks or decides makes no Postgres of its own
+ */
 export async function withMirror<T>(
+  context: CommandContext,
+  work: (mirror: Mirror, databaseUrl: string) => Promise<T>,
+): Promise<T> {
+  const { config, folder } = context;
+  if (config.DATABASE_URL === undefined && !(await hasEmbeddedPostgres(folder))) {
+    throw new UsageError(
+      'DATABASE_URL is not set, and there is no embedded Postgres in this folder: set it as the service has it, ' +
+        'or run this where the service runs',
+    );
+  }
+  return withAnyMirror(context, work);
+}
+
+/** The same, which may begin the mirror. */
+async function withAnyMirror<T>(
   context: CommandContext,
   work: (mirror: Mirror, databaseUrl: string) => Promise<T>,
 ): Promise<T> {
@@ -46,7 +66,7 @@ export async function withEngine<T>(
   work: (engine: Engine) => Promise<T>,
 ): Promise<T> {
   const { config, log } = context;
-  return withMirror(context, async (mirror) => {
+  return withAnyMirror(context, async (mirror) => {
     await claimProject(mirror, config.DESCOPE_PROJECT_ID);
     await assertExclusion(mirror, config.MIRROR_EXCLUDE);
     const engine = createEngine({ config, log, mirror, queues: null, ...hooks });

@@ -1,6 +1,7 @@
 import { Stopping, UsageError } from '../errors.ts';
 import { whileLogged } from '../mirror/adminLog.ts';
 import { totalOf } from '../pull/drift.ts';
+import { assertStillExcluded, stripEveryone } from '../pull/exclusion.ts';
 import { hasCompletedSweep } from '../pull/ledger.ts';
 import { readRun } from '../readers/runs.ts';
 import { readSubscribed } from '../rebuild/belongings.ts';
@@ -56,6 +57,7 @@ async function fill(
   };
   return withEngine<ExitCode>(context, { onStep }, async (engine) => {
     const { mirror } = engine;
+    const exclusion = context.config.MIRROR_EXCLUDE;
     if (!(await hasCompletedSweep(mirror.db, mirror))) {
       const reason = 'no sweep has completed yet: run `rollcall backfill` first';
       return refuse(context, { outcome: 'notBegun', reason });
@@ -63,12 +65,15 @@ async function fill(
     const work = () =>
       alone(mirror, context, async () => {
         const begun = await beginRebuild(mirror);
+        // It may have been begun while less was left out.
+        if (begun.how === 'resumed') await stripEveryone(mirror, exclusion);
         if (!context.json) for (const line of await toNotes(mirror, begun)) context.stderr(line);
         seen.show = throttled(async () => {
           view.show(await readRun(mirror, begun.runId));
         });
         const options: RebuildOptions = {
           ...{ dryRun: mode === 'dryRun', approves: mode === 'approve', patienceMs: PATIENCE_MS },
+          assertCurrent: (tx) => assertStillExcluded(tx, mirror, exclusion),
           onStage: (stage) => {
             if (stage === 'filling') return;
             view.stop();

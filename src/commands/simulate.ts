@@ -1,3 +1,4 @@
+import { findCode, UsageError } from '../errors.ts';
 import { startSimulator } from '../simulator/server.ts';
 import {
   parseWholeNumber,
@@ -15,7 +16,10 @@ export async function run(context: CommandContext, options: CommandOptions): Pro
   const users = parseWholeNumber(options, 'users', [0, MAX_USERS]) ?? DEFAULT_USERS;
   const seed = parseWholeNumber(options, 'seed', [0, 2 ** 31 - 1]) ?? 1;
   const port = parseWholeNumber(options, 'port', [0, 65_535]) ?? 0;
-  const simulator = await startSimulator({ port, users, seed });
+  const simulator = await startSimulator({ port, users, seed }).catch((error: unknown) => {
+    if (findCode(error) !== 'EADDRINUSE') throw error;
+    throw new UsageError(`simulate: port ${port} is taken; without --port it takes a free one`);
+  });
   try {
     const environment = {
       DESCOPE_BASE_URL: simulator.url,

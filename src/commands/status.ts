@@ -39,8 +39,15 @@ export async function run(context: CommandContext): Promise<ExitCode> {
 }
 
 /** Complete, without a gap or drift, and nothing waits for a person. */
-function isFine({ state, gaps, events, heldDeletions, driftRemains }: Status): boolean {
-  return state === 'complete' && gaps + events.parked + heldDeletions === 0 && !driftRemains;
+function isFine(status: Status): boolean {
+  const { state, gaps, events, heldDeletions, driftRemains, endpoints, consumers } = status;
+  return (
+    state === 'complete' &&
+    gaps + events.parked + heldDeletions === 0 &&
+    !driftRemains &&
+    endpoints.every((one) => one.state === 'active' && one.parked === 0) &&
+    !consumers.some((one) => one.isCutOff)
+  );
 }
 
 const COLOURS = { complete: 'green', filling: 'cyan', behind: 'yellow', blocked: 'red' } as const;

@@ -23,7 +23,7 @@ export function channelOf(schema: string): string {
  * share. A wake-up that fails is made up for by the next, and by readers that ask now and then anyway.
  */
 export function createNotifier(
-  { db, schema }: Pick<Mirror, 'db' | 'schema'>,
+  { db, t, schema }: Pick<Mirror, 'db' | 't' | 'schema'>,
   onError: (error: unknown) => void,
 ): Notifier {
   let last: string | null = null;
@@ -34,28 +34,34 @@ export function createNotifier(
 
   async function send(): Promise<void> {
     // A transaction that wrote nothing to the feed pokes too. What readers may read up to is not always the
-    // newest row: one that began before it may still be open, and pokes when it ends.
-    const [row] = await rows<{ head: string }>(
+    // newest row: one that began before it may still be open.
+    const [row] = await rows<{ head: string; isHeld: boolean }>(
       db,
       sql`select head, case when head is distinct from ${last}::text
-                            then pg_notify(${channelOf(schema)}, '') end
+                            then pg_notify(${channelOf(schema)}, '') end,
+                 exists (select from ${t.userChanges} c, ${sql.identifier(schema)}.parse_cursor(head) as place
+                         where (c.transaction_id, c.seq) > (place.transaction_id, place.seq)) as "isHeld"
           from ${sql.identifier(schema)}.feed_head() as head`,
     );
     last = row?.head ?? null;
+    // By a transaction that may end without a poke: rolled back, or another process's.
+    if (row?.isHeld) poke();
+  }
+
+  function poke(): void {
+    if (timer !== undefined || isStopped) return;
+    timer = setTimeout(
+      () => {
+        timer = undefined;
+        sentAtMs = performance.now();
+        sending = sending.then(send).catch(onError);
+      },
+      Math.max(0, sentAtMs + EVERY_MS - performance.now()),
+    );
   }
 
   return {
-    poke() {
-      if (timer !== undefined || isStopped) return;
-      timer = setTimeout(
-        () => {
-          timer = undefined;
-          sentAtMs = performance.now();
-          sending = sending.then(send).catch(onError);
-        },
-        Math.max(0, sentAtMs + EVERY_MS - performance.now()),
-      );
-    },
+    poke,
     async stop() {
       isStopped = true;
       clearTimeout(timer);

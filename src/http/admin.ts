@@ -8,6 +8,7 @@ import express, {
 } from 'express';
 import helmet from 'helmet';
 
+import { shared } from '../shared.ts';
 import { createActionRouter, createPostGuard, type AdminActions } from './actions.ts';
 import { createReadRouter, createStatusRouter } from './api.ts';
 import { guardBoard } from './board.ts';
@@ -66,15 +67,6 @@ const securityHeaders = helmet({
     },
   },
 });
-
-/** Shares one reading among all who ask while it is under way: many open pages cost one query. */
-function shared<T>(read: () => Promise<T>): () => Promise<T> {
-  let reading: Promise<T> | undefined;
-  return () =>
-    (reading ??= read().finally(() => {
-      reading = undefined;
-    }));
-}
 
 /** Starts the admin server (design §5.3). It takes no part in answering webhooks. */
 export async function startAdminServer(given: AdminServerOptions): Promise<RunningServer> {

@@ -8,7 +8,7 @@ import type { AddressInfo, Socket } from 'node:net';
 export interface RunningServer {
   /** The port it listens on, also where 0 was asked for. */
   readonly port: number;
-  /** Accepts nothing more, lets answers under way finish for up to 10 s, then closes. Safe twice. */
+  /** Accepts nothing more, lets answers under way finish for up to 4 s, then closes. Safe twice. */
   stop(): Promise<void>;
 }
 
@@ -22,7 +22,8 @@ export interface ListenOptions {
 const KEEP_ALIVE_MS = 65_000;
 /** A whole request, body included, must have arrived by then. */
 const REQUEST_TIMEOUT_MS = 30_000;
-const STOP_DEADLINE_MS = 10_000;
+/** There are two servers, and all of a stop together has 15 s. */
+const STOP_DEADLINE_MS = 4_000;
 const CLOSE_IDLE_EVERY_MS = 50;
 /** Browsers open connections ahead of need, and Node does not count those as idle. */
 const UNUSED_GRACE_MS = 500;

@@ -42,6 +42,7 @@ export function createScrape(deps: ScrapeDeps): () => Promise<string> {
   return async () => {
     const [status, readiness] = await Promise.all([readStatus(), health.readReadiness()]);
     setStatusGauges(metrics, status);
+    metrics.statusKnown.set(status === null ? 0 : 1);
     const failing = new Set(readiness.failing.map(({ dependency }) => dependency));
     for (const dependency of health.dependencies()) {
       metrics.dependencyUp.set({ dependency }, failing.has(dependency) ? 0 : 1);

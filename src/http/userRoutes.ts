@@ -6,7 +6,7 @@ import { toInstantMs } from '../inbox/fields.ts';
 import { isStorable, readRequest } from './readRequest.ts';
 
 import type { Instant } from '../observation.ts';
-import type { NotSeen, WaitForUser } from '../readers/wait.ts';
+import type { NotSeen, Seen, WaitForUser } from '../readers/wait.ts';
 
 /*
  * What the admin port tells of one user: `/api/users/:id/explain` and `/api/wait`.
@@ -22,8 +22,8 @@ export interface Waiting {
    * signal is aborted first, to `full` where too many wait already.
    */
   readonly waitFor: WaitForUser;
-  /** Why that did not happen in time; null where it just did. */
-  readonly whyNotSeen: (userId: string, since: string) => Promise<NotSeen | null>;
+  /** The last look: what is seen by now after all, or why nothing is. */
+  readonly lookNow: (userId: string, since: string) => Promise<Seen | NotSeen>;
   /** By the clock that the mirror's rows are dated by. */
   readonly now: () => Promise<Instant>;
 }
@@ -100,7 +100,7 @@ function toSince(text: string): string | null {
 }
 
 async function answerWait(
-  { waitFor, whyNotSeen, now }: Waiting,
+  { waitFor, lookNow, now }: Waiting,
   { userId, since, timeoutMs }: z.output<typeof waitQuery>,
   response: Response,
 ): Promise<void> {
@@ -109,18 +109,16 @@ async function answerWait(
     gone.abort();
   });
   const at = since ?? (await now());
-  let seen = await withTimeout(timeoutMs, gone.signal, (signal) => waitFor(userId, at, signal));
-  if (seen === null && !gone.signal.aborted) {
-    const why = await whyNotSeen(userId, at);
-    if (why !== null) {
-      response.status(504).json({ error: 'not seen yet; ask again', ...why });
-      return;
-    }
-    // In the last moment after all: whoever asks with a timeout of 0 asks what is seen by now.
-    seen = await waitFor(userId, at, gone.signal);
+  const seen = await withTimeout(timeoutMs, gone.signal, (signal) => waitFor(userId, at, signal));
+  if (gone.signal.aborted) return;
+  if (seen === 'full') {
+    refuseForNow(response, 'too many are waiting here already');
+    return;
   }
-  if (seen === 'full') refuseForNow(response, 'too many are waiting here already');
-  else if (seen !== null) response.json(seen);
+  // With a timeout of 0 it is the only one.
+  const look = seen ?? (await lookNow(userId, at));
+  if ('reason' in look) response.status(504).json({ error: 'not seen yet; ask again', ...look });
+  else response.json(look);
 }
 
 function refuseForNow(response: Response, why: string): void {

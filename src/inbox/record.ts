@@ -71,7 +71,7 @@ function toRowText(event: DirectoryEvent, exclude: Exclusion | undefined): strin
     user_ids: event.userIds,
     login_ids: event.loginIds,
     actor_id: event.actorId,
-    tenant_ids: event.tenantIds,
+    tenant_ids: exclude?.names.includes('userTenants') ? [] : event.tenantIds,
     state: event.kind === 'other' ? 'archived' : 'pending',
   });
   const payload =

@@ -56,7 +56,7 @@ const MOST_PAGES = 4;
 const MOST_WAITING = 50_000;
 
 /** What `changes_since()` says where a cursor leads nowhere any more. */
-const CUT_OFF = new Set(['RC001', '22023']);
+const CUT_OFF = new Set(['RC001', 'RC002']);
 
 /** Puts down what is new and takes what is due. Of an endpoint that is disabled or no longer set: nothing. */
 export async function takeDeliveries(
@@ -90,8 +90,11 @@ export async function listDue(
           exists (select from ${t.outgoingDeliveries} o
                   where o.endpoint_id = e.endpoint_id and ${isDue({ t })})
           or e.state = 'active' and exists (
-            select from ${t.userChanges} c, ${sql.identifier(schema)}.parse_cursor(e.cursor) as place
-            where (c.transaction_id, c.seq) > (place.transaction_id, place.seq))
+            select from ${sql.identifier(schema)}.parse_cursor(e.cursor) as place
+            -- Of another history of the database: it leads nowhere, which is told when it is read.
+            where not ${sql.identifier(schema)}.is_in_feed(place.transaction_id, place.seq) or exists (
+              select from ${t.userChanges} c
+              where (c.transaction_id, c.seq) > (place.transaction_id, place.seq)))
             and ${countWaiting({ t }, sql`e.endpoint_id`)} < ${MOST_WAITING})`,
   );
   return found.map(({ endpointId }) => endpointId);

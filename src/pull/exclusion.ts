@@ -33,9 +33,7 @@ export async function alignExclusion(mirror: Mirror, exclusion: Exclusion): Prom
   const isMore = before.some((name) => !names.includes(name));
   if (!isLess && !isMore) return;
   if (isLess) {
-    for (let after: string | null = ''; after !== null;) {
-      after = await stripUsers(mirror, exclusion, after).catch(explainRefusal);
-    }
+    await stripEveryone(mirror, exclusion);
     for (let after: string | null = ''; after !== null;) {
       after = await stripEvents(mirror, exclusion, after);
     }
@@ -50,7 +48,18 @@ export async function alignExclusion(mirror: Mirror, exclusion: Exclusion): Prom
   });
 }
 
-/** `users_previous` is nobody's but its owner's. */
+/**
+ * Takes what is left out from the users of every generation, whatever setting they were read by.
+ * @throws UsageError where our role may not write to all generations
+ */
+export async function stripEveryone(mirror: Mirror, exclusion: Exclusion): Promise<void> {
+  if (exclusion.names.length === 0) return;
+  for (let after: string | null = ''; after !== null;) {
+    after = await stripUsers(mirror, exclusion, after).catch(explainRefusal);
+  }
+}
+
+/** Where somebody has taken our role's rights on what a rebuild has left. */
 function explainRefusal(error: unknown): never {
   if (findCode(error) !== '42501') throw error;
   throw new UsageError(
@@ -66,6 +75,22 @@ function explainRefusal(error: unknown): never {
 export async function assertExclusion(mirror: Mirror, exclusion: Exclusion): Promise<void> {
   const kept = await readKept(mirror);
   if (kept === null) return alignExclusion(mirror, exclusion);
+  assertSame(kept, exclusion);
+}
+
+/**
+ * The same in a transaction, of a mirror that has been filled.
+ * @throws UsageError where the mirror leaves out other fields by now
+ */
+export async function assertStillExcluded(
+  tx: Executor,
+  { t }: Pick<Mirror, 't'>,
+  exclusion: Exclusion,
+): Promise<void> {
+  assertSame((await readKept({ db: tx, t })) ?? [], exclusion);
+}
+
+function assertSame(kept: readonly string[], exclusion: Exclusion): void {
   if (kept.join() === exclusion.names.join()) return;
   throw new UsageError(
     `the mirror leaves out ${kept.join(', ') || 'no field'}, and MIRROR_EXCLUDE says ` +
@@ -73,7 +98,13 @@ export async function assertExclusion(mirror: Mirror, exclusion: Exclusion): Pro
   );
 }
 
-async function readKept({ db, t }: Pick<Mirror, 'db' | 't'>): Promise<readonly string[] | null> {
+async function readKept({
+  db,
+  t,
+}: {
+  readonly db: Executor;
+  readonly t: Mirror['t'];
+}): Promise<readonly string[] | null> {
   const [row] = await rows<{ names: readonly string[] }>(
     db,
     sql`select value as names from ${t.learnt} where name = ${KEPT}`,
@@ -145,6 +176,11 @@ async function stripEvents(
     const left = toCanonicalJson(withoutExcludedAnywhere(record, exclusion));
     return left === toCanonicalJson(record) ? [] : [`{"event_id":"${eventId}","payload":${left}}`];
   });
+  if (exclusion.names.includes('userTenants')) {
+    await db.execute(sql`
+      update ${t.events} set tenant_ids = '{}'
+      where event_id = any(${textArray(found.map(({ eventId }) => eventId))}) and tenant_ids <> '{}'`);
+  }
   await db.execute(sql`
     update ${t.events} as e set payload = r.payload
     from jsonb_to_recordset(${`[${changed.join(',')}]`}::jsonb) as r(event_id text, payload jsonb)

@@ -23,26 +23,31 @@ export async function listConsumers({
                      where (c.transaction_id, c.seq) > (place.transaction_id, place.seq)`;
   return rows<ConsumerView>(
     db,
-    sql`select f.name, f.moved_at as "movedAt", behind.count as changes, not known.ok as "isCutOff",
-               age.seconds as "lagSeconds",
-               case when not known.ok then 1
-                    when p.kept_days is not null then least(1, age.seconds / 86400 / p.kept_days)
+    sql`with place as materialized (
+          select f.name, f.moved_at, place.transaction_id, place.seq, known.ok as is_known, age.seconds
+          from ${t.feedCursors} f
+          cross join lateral ${functions}.parse_cursor(f.cursor) as place
+          cross join lateral (
+            select ${functions}.is_in_feed(place.transaction_id, place.seq) as ok) as known
+          cross join lateral (
+            select coalesce(extract(epoch from clock_timestamp() - (
+                     select written_at ${unread} order by c.transaction_id, c.seq limit 1)), 0)::float8
+                     as seconds) as age
+          order by not known.ok desc, age.seconds desc, f.name limit ${TOLD})
+        select place.name, place.moved_at as "movedAt", behind.count as changes,
+               not place.is_known as "isCutOff", place.seconds as "lagSeconds",
+               case when not place.is_known then 1
+                    when p.kept_days is not null then least(1, place.seconds / 86400 / p.kept_days)
                end as "usedRatio",
-               case when not known.ok then 0
-                    when p.kept_days is not null and age.seconds > 0
-                      then greatest(0, p.kept_days * 86400 - age.seconds)
+               case when not place.is_known then 0
+                    when p.kept_days is not null and place.seconds > 0
+                      then greatest(0, p.kept_days * 86400 - place.seconds)
                end as "leftSeconds"
-        from ${t.feedCursors} f
-        cross join lateral ${functions}.parse_cursor(f.cursor) as place
-        cross join lateral (
-          select ${functions}.is_in_feed(place.transaction_id, place.seq) as ok) as known
+        from place
+        -- Only of those that are told of: whoever is behind costs thousands of rows.
         cross join lateral (
           select count(*)::int from (select 1 ${unread} limit ${COUNTED}) as unread) as behind
-        cross join lateral (
-          select coalesce(extract(epoch from clock_timestamp() - (
-                   select written_at ${unread} order by c.transaction_id, c.seq limit 1)), 0)::float8
-                   as seconds) as age
         left join ${t.feedPruned} p on p.feed = 'user_changes'
-        order by not known.ok desc, age.seconds desc, f.name limit ${TOLD}`,
+        order by not place.is_known desc, place.seconds desc, place.name`,
   );
 }

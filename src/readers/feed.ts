@@ -38,7 +38,8 @@ export interface ChangesOptions {
 const CONFIRM_EVERY_MS = 1_000;
 
 /** What Postgres answers where the changes after a cursor were pruned. */
-const CURSOR_TOO_OLD = 'RC001';
+/** Pruned, and of another history of the database. */
+const LEADS_NOWHERE = new Set(['RC001', 'RC002']);
 
 /** Where an iteration is in the feed. */
 interface Place {
@@ -52,7 +53,7 @@ interface Place {
 /**
  * The feed: every change once, a user's own in their order, however late a transaction was committed.
  * Deal with a change, then store its cursor, or let it be kept for you: what was not stored comes again.
- * @throws Postgres' error where the cursor is too old (see `isCursorTooOld`) or of another database
+ * @throws Postgres' error where the cursor leads nowhere (see `needsSnapshot`)
  */
 export async function* changes(
   reader: Reader,
@@ -110,9 +111,12 @@ export async function confirmChanges(
   return row.kept;
 }
 
-/** Whether an error says that changes after the cursor were pruned: take `feedHead()` and a snapshot. */
-export function isCursorTooOld(error: unknown): boolean {
-  return findCode(error) === CURSOR_TOO_OLD;
+/**
+ * Whether an error says that the cursor leads nowhere, as changes after it were pruned or the database was
+ * restored: take `feedHead()`, then a snapshot, and forget whoever is not in it.
+ */
+export function needsSnapshot(error: unknown): boolean {
+  return LEADS_NOWHERE.has(findCode(error) ?? '');
 }
 
 function toPlace(reader: Reader, { after = null, consumer }: ChangesOptions): Place {

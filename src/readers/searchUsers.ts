@@ -1,7 +1,7 @@
 import { sql, type SQL } from 'drizzle-orm';
 
 import { findCode } from '../errors.ts';
-import { asInstant, rows, textArray, transaction, type Mirror } from '../mirror/database.ts';
+import { asInstant, rows, textArray, type Mirror } from '../mirror/database.ts';
 
 import type { Instant } from '../observation.ts';
 
@@ -82,10 +82,14 @@ export async function searchUsers(
 /** Null where it took too long. */
 async function inTime(mirror: Db, query: SQL, patienceMs: number): Promise<FoundUser[] | null> {
   try {
-    return await transaction(mirror, async (tx) => {
-      await tx.execute(sql.raw(`set local statement_timeout = ${patienceMs}`));
-      return rows<FoundUser>(tx, query);
-    });
+    // Not one of ours: it writes nothing, and nobody who writes is to wait for it.
+    return await mirror.db.transaction(
+      async (tx) => {
+        await tx.execute(sql.raw(`set local statement_timeout = ${patienceMs}`));
+        return rows<FoundUser>(tx, query);
+      },
+      { accessMode: 'read only' },
+    );
   } catch (error) {
     if (findCode(error) !== TIMED_OUT) throw error;
     return null;

@@ -1,12 +1,13 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 
+import { withTimeout } from '../abort.ts';
 import { read, type Reader } from './reader.ts';
 
 export {
   changes,
   confirmChanges,
   feedHead,
-  isCursorTooOld,
+  needsSnapshot,
   type Change,
   type ChangesOptions,
 } from './feed.ts';
@@ -158,18 +159,19 @@ export async function waitFor(
   since: Date | string,
   options: WaitOptions = {},
 ): Promise<Sighting | null> {
-  const timeout = AbortSignal.timeout(options.timeoutMs ?? WAIT_MS);
-  const signal = options.signal ? AbortSignal.any([options.signal, timeout]) : timeout;
-  while (!signal.aborted) {
-    const [seen] = await read<Sighting>(
-      reader,
-      (schema) => `select $1 as "userId", observed_at as "observedAt", as_of as "asOf", deleted
-                   from ${schema}.user_freshness($1)
-                   where observed_at is not null and as_of >= $2::timestamptz`,
-      [userId, typeof since === 'string' ? since : since.toISOString()],
-    );
-    if (seen) return seen;
-    await sleep(ASK_EVERY_MS, undefined, { signal }).catch(() => undefined);
-  }
-  return null;
+  const { timeoutMs = WAIT_MS, signal = new AbortController().signal } = options;
+  return withTimeout(timeoutMs, signal, async (either) => {
+    while (!either.aborted) {
+      const [seen] = await read<Sighting>(
+        reader,
+        (schema) => `select $1 as "userId", observed_at as "observedAt", as_of as "asOf", deleted
+                     from ${schema}.user_freshness($1)
+                     where observed_at is not null and as_of >= $2::timestamptz`,
+        [userId, typeof since === 'string' ? since : since.toISOString()],
+      );
+      if (seen) return seen;
+      await sleep(ASK_EVERY_MS, undefined, { signal: either }).catch(() => undefined);
+    }
+    return null;
+  });
 }

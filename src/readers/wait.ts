@@ -96,19 +96,34 @@ export function createWaitForUser(
   };
 }
 
-/** One query at a time: a slow Postgres is asked less often, not by more at once. */
+/**
+ * One query of a kind at a time: a slow Postgres is asked less often, not by more at once. The dear kind runs
+ * beside the other: a row that was just written is not to wait for the proofs of others.
+ */
 async function lookWhileAny(
   mirror: Pick<Mirror, 'db' | 't' | 'schema'>,
   waiting: ReadonlySet<Waiter>,
 ): Promise<void> {
   let provenAtMs = -Infinity;
-  while (waiting.size > 0) {
-    settleAll(await findObserved(mirror, [...waiting]));
-    if (waiting.size > 0 && performance.now() - provenAtMs >= PROOF_EVERY_MS) {
-      provenAtMs = performance.now();
+  let proving: Promise<void> | null = null;
+  const failures: unknown[] = [];
+  const prove = async () => {
+    try {
       settleAll(await findProven(mirror, [...waiting]));
+    } catch (error) {
+      failures.push(error);
     }
-    if (waiting.size > 0) await sleep(EVERY_MS);
+    proving = null;
+  };
+  for (;;) {
+    settleAll(await findObserved(mirror, [...waiting]));
+    if (waiting.size === 0) return;
+    if (performance.now() - provenAtMs >= PROOF_EVERY_MS) {
+      provenAtMs = performance.now();
+      proving ??= prove();
+    }
+    await sleep(EVERY_MS);
+    if (failures.length > 0) throw failures[0];
   }
 }
 
@@ -177,20 +192,23 @@ export interface NotSeen {
   readonly openDeletion: string | null;
 }
 
-/** Tells what stands between the mirror and an instant. Null where nothing does any more. */
-export async function readWhyNotSeen(
+/** Looks once: whether the mirror holds the user as of an instant, or what stands between. */
+export async function lookNow(
   { db, schema }: Pick<Mirror, 'db' | 'schema'>,
   userId: string,
   since: string,
-): Promise<NotSeen | null> {
-  const [why] = await rows<NotSeen & { seen: boolean }>(
+): Promise<Seen | NotSeen> {
+  const [look] = await rows<NotSeen & { seen: boolean; deleted: boolean }>(
     db,
-    sql`select seen, reason, ${asInstant(sql`observed_at`)} as "observedAt", ${asInstant(sql`as_of`)} as "asOf",
+    sql`select seen, deleted, reason,
+               ${asInstant(sql`observed_at`)} as "observedAt", ${asInstant(sql`as_of`)} as "asOf",
                pending_events::int as "pendingEvents", parked_events::int as "parkedEvents",
                open_deletion as "openDeletion"
         from ${sql.identifier(schema)}.wait_for(${userId}, ${since}::timestamptz, 0)`,
   );
-  if (!why) return null;
-  const { seen, ...rest } = why;
-  return seen ? null : rest;
+  if (!look) throw new Error('wait_for() told nothing');
+  const { seen, deleted, ...why } = look;
+  const { observedAt, asOf } = why;
+  if (seen && observedAt !== null && asOf !== null) return { userId, observedAt, asOf, deleted };
+  return why;
 }

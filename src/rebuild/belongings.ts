@@ -1,7 +1,7 @@
 import { sql, type SQL } from 'drizzle-orm';
 
 import { rows, type Executor, type Mirror } from '../mirror/database.ts';
-import { nameInFull, tablesOf, USER_TABLES } from './structure.ts';
+import { isWriter, nameInFull, tablesOf, USER_TABLES } from './structure.ts';
 
 import type { Generation } from '../mirror/schema.ts';
 
@@ -11,7 +11,10 @@ import type { Generation } from '../mirror/schema.ts';
  * All are read before the tables change their names; `toGive` is run when the others have taken them.
  */
 
-/** A generation that nobody reads is bare: nobody but its owner may read it, and no trigger fires. */
+/**
+ * A generation that nobody reads is bare: nobody may read it but its owner and the service, which erases in it
+ * too and cuts tombstones short, and no trigger fires.
+ */
 export interface Belongings {
   /** Takes from the tables that are read what only they may have; run before the names change. */
   readonly toTake: readonly string[];
@@ -38,7 +41,7 @@ export async function readBelongings(
   };
   return {
     toTake: await read(
-      revokes(schema, ''),
+      revokes(schema, '', sql`not ${isWriter}`),
       ...[
         dropPolicies(schema),
         dropTriggers(schema),
@@ -62,14 +65,14 @@ const ours = (schema: string, generation: Generation = '') =>
 const roleOf = (oid: SQL) =>
   sql`case when ${oid} = 0 then 'public' else quote_ident(pg_get_userbyid(${oid})) end`;
 
-function revokes(schema: string, generation: Generation): SQL {
+function revokes(schema: string, generation: Generation, ofWhom = sql`true`): SQL {
   return sql`
     select distinct format('revoke all on table %s from %s', ${named(schema, generation)},
                            ${roleOf(sql`grantee`)}) as statement
     from ${ours(schema, generation)}, lateral (
       select grantee from aclexplode(c.relacl)
       union select grantee from pg_attribute, aclexplode(attacl) where attrelid = c.oid) as acl
-    where grantee <> c.relowner`;
+    where grantee <> c.relowner and ${ofWhom}`;
 }
 
 function grants(schema: string): SQL {

@@ -11,10 +11,10 @@ export class CannotSwap extends Error {
   }
 }
 
-/** What a rebuild has replaced is read by somebody's own; `keepers` are the reasons, a line each. */
+/** What a rebuild has replaced cannot be dropped; `keepers` are the reasons, a line each. */
 export class CannotDrop extends Error {
   constructor(keepers: readonly string[]) {
-    super(`users_previous and user_tenants_previous cannot be dropped: ${keepers.join('; ')}`);
+    super(`tables that a rebuild has left cannot be dropped: ${keepers.join('; ')}`);
     this.name = 'CannotDrop';
   }
 }

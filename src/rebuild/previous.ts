@@ -1,5 +1,6 @@
 import { sql } from 'drizzle-orm';
 
+import { findCode } from '../errors.ts';
 import { rows, transaction, type Mirror } from '../mirror/database.ts';
 import { readGenerations } from '../mirror/generations.ts';
 import { mirrorTables } from '../mirror/schema.ts';
@@ -75,8 +76,23 @@ export async function dropPrevious(mirror: Mirror): Promise<boolean> {
 /** A rebuild that nobody has gone on with for so long is given up. */
 const ABANDONED_DAYS = 7;
 
-/** Drops generations that have been kept long enough: what is in them grows old, and is personal. */
+/**
+ * Drops generations that have been kept long enough: what is in them grows old, and is personal.
+ * @throws CannotDrop
+ */
 export async function dropStale(mirror: Mirror, tombstoneDays: number): Promise<void> {
+  try {
+    await dropOld(mirror, tombstoneDays);
+  } catch (error) {
+    // A service that only writes may not (`rollcall grants`).
+    if (findCode(error) !== '42501') throw error;
+    throw new CannotDrop([
+      'they belong to another role; as that one run `rollcall rebuild --drop-previous`, or `--discard` for users_next',
+    ]);
+  }
+}
+
+async function dropOld(mirror: Mirror, tombstoneDays: number): Promise<void> {
   const { hasNext, previous } = await readGenerations(mirror.db, mirror, tombstoneDays);
   const { db, t } = mirror;
   const days = sql`make_interval(days => ${Math.min(ABANDONED_DAYS, tombstoneDays)})`;

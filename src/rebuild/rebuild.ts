@@ -12,6 +12,7 @@ import { assertSettled, carryingOf, settle } from './settle.ts';
 import { waitForSnapshots } from './snapshots.ts';
 import { swap, type Told } from './swap.ts';
 
+import type { Executor } from '../mirror/database.ts';
 import type { Carrying } from './carry.ts';
 
 /*
@@ -26,6 +27,8 @@ export interface RebuildOptions {
   readonly approves: boolean;
   /** How long readers in the way are waited for. */
   readonly patienceMs: number;
+  /** Asked in the transaction of the swap: whether what was read by still holds. @throws where it does not */
+  readonly assertCurrent: (tx: Executor) => Promise<void>;
   /** Told when another stage begins. */
   readonly onStage?: (stage: 'filling' | 'settling' | 'comparing' | 'swapping') => void;
 }
@@ -109,7 +112,7 @@ interface ToSwap {
 async function swapNext(
   deps: RebuildDeps,
   { runId, carrying, comparison }: ToSwap,
-  { patienceMs }: RebuildOptions,
+  { patienceMs, assertCurrent }: RebuildOptions,
   signal: AbortSignal,
 ): Promise<Told> {
   const { mirror } = deps;
@@ -125,6 +128,7 @@ async function swapNext(
         // Somebody else has swapped, or given up, meanwhile.
         if (!(await holdOpenRun(tx, deps, runId)))
           throw new Error(`rebuild ${runId} has been ended`);
+        await assertCurrent(tx);
         await assertSwappable(tx, mirror);
         await tx.execute(sql`
           update ${mirror.t.syncRuns}

@@ -87,12 +87,22 @@ function describeTables(schema: string): SQL {
     left join pg_tablespace place on place.oid = c.reltablespace`;
 }
 
-/** What belongs to a table or its columns and `LIKE` leaves out. */
+/** Of a right on the table `c`: it is that of a role which writes its rows, as the service does. */
+export const isWriter = sql`exists (
+  select from aclexplode(c.relacl) as held
+  where held.grantee = acl.grantee and held.privilege_type = 'DELETE')`;
+
+/** What belongs to a table or its columns and `LIKE` leaves out; of rights only those of the service. */
 function describeTuning(schema: string): SQL {
   const table = sql`format('alter table %I.%I ', ${schema}::text, name || '_next')`;
   return sql`
     select ${table} || format('owner to %I', pg_get_userbyid(c.relowner)) as statement
     from ${tablesOf(schema, '')} as ours join pg_class c using (oid)
+    union all
+    select format('grant %s on table %I.%I to %I', privilege_type, ${schema}::text, name || '_next',
+                  pg_get_userbyid(grantee))
+    from ${tablesOf(schema, '')} as ours join pg_class c using (oid), aclexplode(c.relacl) as acl
+    where grantee not in (0, c.relowner) and ${isWriter}
     union all
     select ${table} || format('alter column %I set statistics %s', attname, attstattarget)
     from ${tablesOf(schema, '')} as ours join pg_attribute on attrelid = oid

@@ -93,3 +93,10 @@ it('takes numbers for ids, and nothing else', async () => {
   await expect(run('replay', ['U1'])).rejects.toThrow('ids are numbers');
   await expect(run('burn')).rejects.toThrow('say one of list, replay, drop, resume');
 });
+
+it('says no where what was named is not there', async () => {
+  await arrange();
+  for (const action of ['replay', 'drop', 'resume']) {
+    expect((await run(action, ['999'])).exitCode).toBe(3);
+  }
+});

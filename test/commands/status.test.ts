@@ -13,7 +13,7 @@ import { recordEvents } from '../../src/inbox/record.ts';
 import { createStatusReader } from '../../src/readers/status.ts';
 import { parseRecord } from '../../src/inbox/parse.ts';
 import { startProcess } from '../support/process.ts';
-import { createScene, type Scene } from '../support/world.ts';
+import { createScene, realUserIds, type Scene } from '../support/world.ts';
 import { runCommand, textOf, withoutCredentials } from './context.ts';
 
 import type { Status } from '../../src/commands/status.ts';
@@ -259,6 +259,13 @@ describe('rollcall status', () => {
     expect(await code()).toBe(3);
     await db.execute(sql`update ${t.deletions} set state = 'rejected'`);
 
+    await db.execute(sql`
+      insert into ${t.outgoingEndpoints} (endpoint_id, host, cursor, state)
+      values ('e', 'crm.example.com', '0-0', 'disabled')`);
+    expect(await code()).toBe(3);
+    await db.execute(sql`delete from ${t.outgoingEndpoints}`);
+    expect(await code()).toBe(0);
+
     const nowMs = Date.now();
     for (const [userId, error] of Object.entries({ U1: 'one', U2: 'other', U3: 'other' })) {
       const event = parseRecord({ action: 'UserCreated', userId, occurred: nowMs }, nowMs);
@@ -288,6 +295,28 @@ describe('rollcall status', () => {
     expect(await code()).toBe(0);
     await db.execute(sql`update ${t.watermarks} set complete_to = complete_to - interval '1 day'`);
     expect(await code()).toBe(3);
+  });
+
+  it('sync goes on beside a gap, names it, and says no', async () => {
+    const s = await begin(30);
+    await runCommand(backfill, s);
+    const { directory, faults } = s.simulator;
+    directory.modifyUser(realUserIds(s)[0] ?? '', { name: 'Changed' });
+    const { t } = s.database.mirror;
+    await s.query(sql`
+      insert into ${t.syncWindows} (run_id, pull, from_time, to_time, state)
+      values (1, 'modified', '2020-01-01', now(), 'gap')`);
+    faults.random(1, ['partialPage'], () => 0);
+    const partial = await runCommand(sync, s, {}, { json: true });
+    expect(partial.exitCode).toBe(3);
+    // The audit trail was asked all the same.
+    const gaps = [
+      expect.stringMatching(/^window not proven complete: \d+ rows/) as string,
+      expect.stringMatching(/^window not proven complete: \d+ audit records/) as string,
+    ];
+    expect(partial.json()).toMatchObject({ outcome: 'partial', gaps });
+    faults.clear();
+    expect((await runCommand(sync, s)).exitCode).toBe(0);
   });
 
   it('tells a gap, of which pull, since when and why, until it is refilled (G5)', async () => {

@@ -206,7 +206,8 @@ describe('the gauges of the status', () => {
     const metrics = createMetrics();
     for (const one of shown) setStatusGauges(metrics, one);
     const lines = (await metrics.registry.metrics()).split('\n');
-    const counted = /_(bucket|sum|count)\b|(deliveries|requests|received|applied|jobs)_total\b/;
+    const counted =
+      /_(bucket|sum|count)\b|status_known|(deliveries|requests|received|applied|jobs)_total\b/;
     return lines.filter((line) => line.startsWith('rollcall_') && !counted.test(line));
   }
 
@@ -288,7 +289,7 @@ describe('with a token', () => {
     explain: () => Promise.resolve({}),
     waiting: {
       waitFor: (userId) => Promise.resolve({ userId, observedAt: '', asOf: '', deleted: false }),
-      whyNotSeen: () => Promise.resolve(null),
+      lookNow: () => Promise.reject(new Error('not asked for')),
       now: () => Promise.resolve(''),
     },
     queueBoard: Router().get('/', (_request, response) => {

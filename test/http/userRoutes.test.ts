@@ -20,7 +20,7 @@ afterEach(async () => {
 const waiting = (given: Partial<Waiting>): Partial<AdminServerOptions> => ({
   waiting: {
     waitFor: never,
-    whyNotSeen: never,
+    lookNow: never,
     now: () => Promise.resolve('2026-01-01T00:00:00.000000Z'),
     ...given,
   },
@@ -85,7 +85,7 @@ describe('/api/wait', () => {
               resolve(null);
             });
           }),
-        whyNotSeen: () => Promise.resolve(why),
+        lookNow: () => Promise.resolve(why),
       }),
     );
     const response = await fetch(`${url}/api/wait?userId=U1&timeoutMs=1`);

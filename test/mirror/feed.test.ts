@@ -323,14 +323,14 @@ describe('changes_since()', () => {
 
   it('tells a cursor from before a restore, whose changes it cannot go on from', async () => {
     await expect(changesSince('9000000000000000000-1', 1)).rejects.toMatchObject({
-      cause: { code: '22023', message: 'this cursor of changes_since() is not of this database' },
+      cause: { code: 'RC002', message: 'this cursor of changes_since() is not of this database' },
     });
     // Of a number that has been, but not of this row.
     await clear();
     await transaction(database.mirror, (tx) => apply(tx, look('U1', true)));
     const [change] = await changesSince(null, 1);
     const seq = change?.cursor.split('-')[1] ?? '';
-    await expect(changesSince(`7-${seq}`, 1)).rejects.toMatchObject({ cause: { code: '22023' } });
+    await expect(changesSince(`7-${seq}`, 1)).rejects.toMatchObject({ cause: { code: 'RC002' } });
     expect(await changesSince(change?.cursor ?? null, 1)).toEqual([]);
   });
 

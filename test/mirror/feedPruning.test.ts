@@ -93,7 +93,7 @@ const tooOld = {
   cause: { code: TOO_OLD, hint: expect.stringContaining('feed_head()') as unknown },
 };
 const notOfThis = {
-  cause: { code: '22023', message: 'this cursor of changes_since() is not of this database' },
+  cause: { code: 'RC002', message: 'this cursor of changes_since() is not of this database' },
 };
 
 describe('a feed whose beginning was pruned', () => {
@@ -201,7 +201,7 @@ describe('a feed whose beginning was pruned', () => {
     await adoptRestoredFeed(database.mirror);
 
     await expect(read(null)).rejects.toMatchObject(tooOld);
-    await expect(read(cursors[1] ?? '')).rejects.toMatchObject({ cause: { code: '22023' } });
+    await expect(read(cursors[1] ?? '')).rejects.toMatchObject({ cause: { code: 'RC002' } });
     const start = (await head()) ?? '';
     await see(['U4', true]);
     expect(await read(start)).toHaveLength(1);

@@ -8,6 +8,7 @@ import { toUserRow } from '../../src/descope/users.ts';
 import { Stopping } from '../../src/errors.ts';
 import { pruneFeed } from '../../src/feed/prune.ts';
 import { openMirror, rows, transaction } from '../../src/mirror/database.ts';
+import { adoptRestoredFeed } from '../../src/mirror/restored.ts';
 import { backoffMs, MOST_ATTEMPTS } from '../../src/outgoing/backoff.ts';
 import { dropParked, replayParked, resumeEndpoints } from '../../src/outgoing/decide.ts';
 import { deliver, type DeliverDeps } from '../../src/outgoing/deliver.ts';
@@ -399,6 +400,23 @@ describe('deliveries', () => {
     expect(
       await rows(db, sql`select state, attempts, taken_until from ${t.outgoingDeliveries}`),
     ).toEqual([{ state: 'waiting', attempts: 0, taken_until: null }]);
+  });
+
+  it('stop, and say so, where the database was restored into a server that counts from lower on', async () => {
+    const { mirror } = database;
+    const { db, t } = mirror;
+    await see(['U1', 'Ada']);
+    await db.execute(sql`update ${t.userChanges} set transaction_id = '9000000000000000000'`);
+    await db.execute(sql`update ${t.outgoingEndpoints} set cursor = '9000000000000000000-1'`);
+    await adoptRestoredFeed(mirror);
+    const ids = deps.endpoints.map(({ endpointId }) => endpointId);
+    expect(await listDue(mirror, ids)).toEqual(ids);
+    await deliver(deps, forever);
+    expect(await endpoint()).toMatchObject({ state: 'cut off' });
+    expect(await resumeEndpoints(mirror, ids)).toEqual(ids);
+    await see(['U2', 'Alan']);
+    await deliver(deps, forever);
+    expect(told()).toEqual(['U2 created']);
   });
 
   it('are pruned once they ended long ago, and those to nobody any more', async () => {

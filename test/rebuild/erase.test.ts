@@ -3,7 +3,8 @@ import { describe, expect, it } from 'vitest';
 
 import * as erase from '../../src/commands/erase.ts';
 import { isKnown } from '../../src/apply/knownBy.ts';
-import { alignExclusion } from '../../src/pull/exclusion.ts';
+import { transaction } from '../../src/mirror/database.ts';
+import { alignExclusion, assertStillExcluded } from '../../src/pull/exclusion.ts';
 import { toExclusion } from '../../src/exclude.ts';
 import { runCommand } from '../commands/context.ts';
 import { dumpSchema } from '../support/queueDump.ts';
@@ -126,5 +127,26 @@ describe('MIRROR_EXCLUDE beside a rebuild', () => {
     expect(await traces(s, userId)).toEqual(expect.arrayContaining(['users', 'users_previous']));
     expect((await runRebuild(left, 'rollback')).exitCode).toBe(0);
     expect(await phones()).toBe(0);
+  });
+
+  it('is taken out of what a rebuild has read by an older setting before it is gone on with', async () => {
+    const { s } = await everywhere();
+    const { mirror } = s.database;
+    const without = toExclusion(['phone']);
+    // Whoever reads by the older setting goes on while the service takes the field out.
+    await s.query(sql`create table public.late as select * from descope.users_next`);
+    await alignExclusion(mirror, without);
+    await s.query(sql`
+      update descope.users_next n
+      set (phone, raw, content_hash) = row(l.phone, l.raw, l.content_hash)
+      from public.late l where l.user_id = n.user_id`);
+    await s.query(sql`drop table public.late`);
+    const late = transaction(mirror, (tx) => assertStillExcluded(tx, mirror, toExclusion([])));
+    await expect(late).rejects.toThrow('the mirror leaves out phone, and MIRROR_EXCLUDE says none');
+
+    const left = { ...s, config: { ...s.config, MIRROR_EXCLUDE: without } };
+    const done = await runRebuild(left);
+    expect(done.json()).toMatchObject({ outcome: 'swapped', counts: { different: 0 } });
+    expect(await dumpSchema(mirror, 'descope')).not.toContain(PERSON.phone);
   });
 });

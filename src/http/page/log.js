@@ -5,6 +5,8 @@ import { complain, doing, find, keepTimesFresh, rowOf, timeOf } from './dom.js';
 import { count, DASH } from './format.js';
 
 const PAGE = 50;
+/** What the API gives at once. */
+const MOST = 500;
 let limit = PAGE;
 
 function told(value) {
@@ -35,7 +37,7 @@ async function load() {
   find('table').hidden = entries.length === 0;
   find('empty').hidden = entries.length > 0;
   // Fewer than asked for: that was all, or all that is given at once.
-  find('more').hidden = entries.length < limit;
+  find('more').hidden = entries.length < limit || limit >= MOST;
 }
 
 find('more').addEventListener('click', ({ currentTarget }) => {

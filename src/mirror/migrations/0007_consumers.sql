@@ -79,7 +79,7 @@ AS $$
   ) OR (after_transaction, after_seq) = (SELECT p.transaction_id, p.seq FROM descope.feed_pruned_to() p)
 $$;
 --> statement-breakpoint
--- @throws RC001 where what follows this place was pruned; 22023 where it is of another history of the
+-- @throws RC001 where what follows this place was pruned; RC002 where it is of another history of the
 -- database. All is looked at in one snapshot, so that no step of the pruning or the replication comes between.
 CREATE FUNCTION descope.assert_in_feed(after_transaction xid8, after_seq bigint) RETURNS void
 LANGUAGE plpgsql VOLATILE
@@ -105,7 +105,7 @@ BEGIN
   -- history of the database, of which nobody knows what came after it.
   IF is_complete AND NOT is_known THEN
     RAISE EXCEPTION 'this cursor of changes_since() is not of this database'
-      USING ERRCODE = '22023',
+      USING ERRCODE = 'RC002',
             HINT = 'The database was restored. Note feed_head() first, in a statement of its own; then take '
                    'a snapshot of live_users, and go on with the changes since that head.';
   END IF;

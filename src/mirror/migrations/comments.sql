@@ -127,7 +127,7 @@ comment on column descope.events.error is 'Why it failed last.';
 comment on table descope.deletions is 'Suspected and decided deletions, with their evidence.';
 comment on column descope.deletions.deletion_id is 'Number of the case.';
 comment on column descope.deletions.user_id is 'Whom it is about.';
-comment on column descope.deletions.state is 'suspected, verified, held, tombstoned, rejected, or present where a load found the user.';
+comment on column descope.deletions.state is 'suspected, verified, held, tombstoned, rejected, superseded by what came later, or present where a load found the user.';
 comment on column descope.deletions.witness is 'How we came to suspect it.';
 comment on column descope.deletions.run_id is 'The sweep that missed the user; null where it was an event.';
 comment on column descope.deletions.event_id is 'The event that told of it.';
@@ -145,7 +145,7 @@ comment on column descope.watermarks.updated_at is 'When the row was last writte
 
 comment on table descope.sync_runs is 'A row a run of a pull: what it was asked, how it ended.';
 comment on column descope.sync_runs.run_id is 'Number of the run.';
-comment on column descope.sync_runs.pull is 'modified, audit, sweep or verify.';
+comment on column descope.sync_runs.pull is 'modified, audit, sweep, verify or rebuild.';
 comment on column descope.sync_runs.reason is 'Why it ran.';
 comment on column descope.sync_runs.started_at is 'When it began.';
 comment on column descope.sync_runs.finished_at is 'When it ended; null while it runs.';
@@ -166,7 +166,7 @@ comment on column descope.sync_runs.sampled is 'Of a verification of a sample: s
 comment on table descope.sync_windows is 'The ledger: closed ranges of time, each proven complete or a visible gap.';
 comment on column descope.sync_windows.window_id is 'Number of the window.';
 comment on column descope.sync_windows.run_id is 'The run it belongs to.';
-comment on column descope.sync_windows.pull is 'modified, audit or sweep.';
+comment on column descope.sync_windows.pull is 'modified, audit, sweep or rebuild.';
 comment on column descope.sync_windows.from_time is 'Its beginning, by the clock of Descope.';
 comment on column descope.sync_windows.to_time is 'Its end; null: towards now.';
 comment on column descope.sync_windows.cursor_time is 'Everything before this instant of it has been read and written.';
@@ -285,11 +285,11 @@ comment on column descope.erasures.counts is 'Rows removed or changed, by table;
 comment on column descope.erasures.created_time is 'When the user was created in Descope, for as long as the directory still shows them: its counts are held against ours.';
 comment on column descope.erasures.seen_at is 'When the directory last showed the user; null where it does not any more.';
 
-comment on function descope.changes_since(text, integer) is 'The changes after a cursor, oldest first; null begins at the beginning, for as long as nothing was pruned. A cursor whose next changes were pruned is refused (RC001). Each row carries the cursor to go on from. No change is skipped, however late its transaction was committed.';
+comment on function descope.changes_since(text, integer) is 'The changes after a cursor, oldest first; null begins at the beginning, for as long as nothing was pruned. A cursor whose next changes were pruned is refused (RC001), and one from before the database was restored (RC002). Each row carries the cursor to go on from. No change is skipped, however late its transaction was committed.';
 comment on function descope.parse_cursor(text) is 'The place in the feed that a cursor names; null is before its first row.';
 comment on function descope.feed_pruned_to() is 'Up to where the feed was pruned. Runs with the rights of its owner, so that readers of the feed need no other grant.';
 comment on function descope.is_in_feed(xid8, bigint) is 'Whether the feed can be read on from this place.';
-comment on function descope.assert_in_feed(xid8, bigint) is 'Refuses a place that the feed cannot be read on from: RC001 where what follows was pruned, 22023 where it is of another database.';
+comment on function descope.assert_in_feed(xid8, bigint) is 'Refuses a place that the feed cannot be read on from: RC001 where what follows was pruned, RC002 where it is of another database, as after a restore.';
 comment on function descope.feed_horizon() is 'The oldest transaction that may still bring rows of the feed; those below it are all there for statements after this one.';
 comment on function descope.feed_head() is 'The cursor of the last change there is. Ask it in a statement of its own, then read a snapshot, then go on from it with changes_since().';
 comment on function descope.read_changes(text, integer) is 'The changes after what this consumer has confirmed. Moves nothing. Runs with the rights of its owner, for whom it is granted to.';
