@@ -79,7 +79,7 @@ describe('the compose file', () => {
     expect(ours.filter((name) => !(name in settings))).toEqual([]);
     const secrets = /^ +\S*(?:KEY|TOKEN|SECRETS|PASSWORD): (.*)$/gm;
     const values = [...compose.matchAll(secrets)].map(([, value = '']) => value);
-    expect(values.length).toBeGreaterThan(3);
+    expect(values).toHaveLength(3);
     for (const value of values) expect(value).toMatch(/^\$\{\w+:\?[^}]+\}$/);
   });
 
