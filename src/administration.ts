@@ -12,6 +12,7 @@ import { createStatusReader, readRecentChanges } from './readers/status.ts';
 import { searchEvents } from './readers/trail.ts';
 import { createWaitForUser, lookNow } from './readers/wait.ts';
 import { shared } from './shared.ts';
+import { within } from './within.ts';
 
 import type { Queues } from '../jobs/queues.ts';
 import type { Config } from './config.ts';
@@ -36,6 +37,8 @@ export interface AdministrationOptions {
   readonly onError: (error: unknown) => void;
 }
 
+/** A third of a second for a million users; deliveries are taken meanwhile. */
+const COUNTING_MS = 1_000;
 /** Some twenty are shown. */
 const CHANGES_SHOWN = 20;
 /** Replayed events told to the queue at once; a worker's recovery finds the others within seconds. */
@@ -50,8 +53,12 @@ export async function startAdministration(options: AdministrationOptions): Promi
   const { mirror, metrics } = engine;
   // One reader for the page, the API and the meters: what is dear to count is counted once for all.
   const readStatus = createStatusReader(mirror);
-  // Counted before anybody asks: a page then has not to wait for it.
-  void readStatus().catch(() => undefined);
+  // Counted before anybody can ask: the first page then has not to wait for it.
+  const first = readStatus().then(
+    () => undefined,
+    () => undefined,
+  );
+  await within(COUNTING_MS, first, () => undefined);
   // A scrape that has given up leaves its statements behind: the next one joins them.
   const readAll = shared(() => readStatus(queues.counts));
   return startAdminServer({
