@@ -13,3 +13,10 @@ export async function within<T>(ms: number, work: Promise<T>, late: () => T): Pr
     clearTimeout(timer);
   }
 }
+
+/** The same, where being late is a failure. @throws Error `<what> within <n> s`; what `work` rejects with */
+export function inTime<T>(ms: number, work: Promise<T>, what: string): Promise<T> {
+  return within(ms, work, () => {
+    throw new Error(`${what} within ${ms / 1000} s`);
+  });
+}

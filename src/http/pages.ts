@@ -2,7 +2,7 @@ import { Router } from 'express';
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 
-import { within } from '../within.ts';
+import { inTime } from '../within.ts';
 import { PAGE_FOLDER, renderPage } from './renderPage.ts';
 
 import type { StatusView } from '../readers/statusView.ts';
@@ -55,9 +55,11 @@ const STATUS_DEADLINE_MS = 2_000;
 
 async function readFirstSentence({ readStatus, onError }: PageOptions) {
   try {
-    const { state, sentence } = await within(STATUS_DEADLINE_MS, readStatus(), () => {
-      throw new Error(`the status was not read within ${STATUS_DEADLINE_MS / 1000} s`);
-    });
+    const { state, sentence } = await inTime(
+      STATUS_DEADLINE_MS,
+      readStatus(),
+      'the status was not read',
+    );
     return { state, sentence };
   } catch (error) {
     // The page itself must come up, above all when something is wrong.

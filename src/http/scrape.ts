@@ -2,7 +2,7 @@ import { Registry } from 'prom-client';
 
 import { processMetrics, type Metrics } from '../metrics.ts';
 import { setStatusGauges } from '../readers/statusGauges.ts';
-import { within } from '../within.ts';
+import { inTime } from '../within.ts';
 
 import type { Mirror } from '../mirror/database.ts';
 import type { StatusView } from '../readers/statusView.ts';
@@ -31,9 +31,7 @@ export function createScrape(deps: ScrapeDeps): () => Promise<string> {
   const all = Registry.merge([metrics.registry, processMetrics()]);
   const readStatus = async () => {
     try {
-      return await within(STATUS_DEADLINE_MS, deps.readStatus(), () => {
-        throw new Error(`the status was not read within ${STATUS_DEADLINE_MS / 1000} s`);
-      });
+      return await inTime(STATUS_DEADLINE_MS, deps.readStatus(), 'the status was not read');
     } catch (error) {
       onError(error);
       return null;
